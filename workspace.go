@@ -1,0 +1,95 @@
+package dayfly
+
+import (
+	"slices"
+	"time"
+)
+
+// State is where a workspace is in its life.
+type State string
+
+// The states of a workspace.
+const (
+	Creating State = "creating" // the startup table is being worked through
+	Running  State = "running"  // its machine runs and its agent answers
+	Stopped  State = "stopped"  // no machine; its disk and key are kept
+	Failed   State = "failed"   // its machine ended by itself; Reason says how
+	Deleted  State = "deleted"  // nothing is left of it
+)
+
+// next is the whole life of a workspace; docs/lifecycle.md is drawn from it.
+// Every state but the last may be deleted.
+var next = map[State][]State{
+	Creating: {Running, Stopped, Failed, Deleted},
+	Running:  {Stopped, Failed, Deleted},
+	Stopped:  {Creating, Deleted},
+	Failed:   {Creating, Stopped, Deleted},
+	Deleted:  nil,
+}
+
+// States lists every state in the order of a life.
+func States() []State { return []State{Creating, Running, Stopped, Failed, Deleted} }
+
+// Next lists the states that may follow s.
+func (s State) Next() []State { return slices.Clone(next[s]) }
+
+// To returns nil if a workspace may go from s to t, else a Conflict that names both.
+func (s State) To(t State) error {
+	if slices.Contains(next[s], t) {
+		return nil
+	}
+	return Errorf(Conflict, "a workspace that is %s cannot become %s", s, t)
+}
+
+// StartKind says how a workspace came to run. They are never confused.
+type StartKind string
+
+// Cold means that a kernel booted for this workspace.
+const Cold StartKind = "cold"
+
+// Accel is how guest instructions are executed.
+type Accel string
+
+// The accelerators. Auto stands for KVM where a guest was proved to run on it,
+// else TCG, QEMU's software emulation.
+const (
+	Auto Accel = "auto"
+	KVM  Accel = "kvm"
+	TCG  Accel = "tcg"
+)
+
+// Workspace is one disposable machine, as callers see it.
+type Workspace struct {
+	ID        ID        `json:"id"`
+	Name      string    `json:"name,omitempty"`
+	State     State     `json:"state"`
+	Reason    string    `json:"reason,omitempty"` // why it is Failed or Stopped
+	Spec      Spec      `json:"spec"`
+	Image     Image     `json:"image"`
+	Kernel    string    `json:"kernel,omitempty"` // id of the kernel it booted
+	StartKind StartKind `json:"start_kind,omitempty"`
+	Accel     Accel     `json:"accel,omitempty"` // what Auto came to
+	CreatedAt time.Time `json:"created_at"`
+	Timeline  Timeline  `json:"timeline,omitempty"`
+}
+
+// Timeline is what a start consisted of, in order of beginning.
+type Timeline []Stage
+
+// Stage is one timed step of a start. Times are milliseconds; At counts from
+// the moment the server had read the request.
+type Stage struct {
+	Name   string  `json:"name"`
+	At     float64 `json:"at_ms"`
+	Took   float64 `json:"took_ms"`
+	Within string  `json:"within,omitempty"` // the stage this one is a part of
+}
+
+// Total is the time from the request to the end of the last stage, in milliseconds.
+func (t Timeline) Total() float64 {
+	var end float64
+	for _, s := range t {
+		end = max(end, s.At+s.Took)
+	}
+	return end
+}
