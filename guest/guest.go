@@ -1,0 +1,217 @@
+// Package guest is the host's side of the conversation with a workspace's
+// agent: the hello, streams to ports inside the guest, and the calls that only
+// the host may make.
+//
+// It is given a byte stream by its caller and knows neither the machine nor
+// the workspace behind it. The other end is hostile: everything it says is
+// bounded, a stream it opens is refused, and an answer that makes no sense ends
+// the session with an error rather than a guess.
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/guest/wire"
+)
+
+// maxStale bounds what is discarded ahead of a hello: the end of a session that
+// was left, at most what the channel can hold.
+const maxStale = 1 << 20
+
+// maxReply bounds the body of a reply to a host-only call.
+const maxReply = 64 << 10
+
+// ErrHello means that what came over the channel was no agent's hello.
+var ErrHello = errors.New("no hello from the guest")
+
+// Session is one conversation with an agent. Its methods may be called at the
+// same time.
+type Session struct {
+	mux  *yamux.Session
+	http *http.Client
+}
+
+// Open waits on conn for the agent's hello and starts a session. It takes over
+// conn, also on error. ctx bounds the wait, not the session.
+func Open(ctx context.Context, conn net.Conn) (*Session, wire.Hello, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	r := bufio.NewReaderSize(conn, wire.MaxHello)
+	hello, err := readHello(r)
+	if !stop() || err != nil {
+		conn.Close()
+		return nil, hello, errors.Join(context.Cause(ctx), err)
+	}
+	cfg := yamux.DefaultConfig()
+	cfg.EnableKeepAlive = false // whoever holds the machine knows when it ends
+	cfg.AcceptBacklog = 1       // nobody accepts: the guest opens no streams
+	cfg.LogOutput = io.Discard  // what it logs are bytes of the guest's
+	cfg.StreamOpenTimeout = 0   // a paused or busy guest is no reason to end the session
+	cfg.ConnectionWriteTimeout = time.Minute
+	mux, err := yamux.Client(&buffered{conn, r}, cfg)
+	if err != nil {
+		conn.Close()
+		return nil, hello, fmt.Errorf("guest: session: %w", err)
+	}
+	s := &Session{mux: mux}
+	s.http = &http.Client{Transport: &http.Transport{
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return s.Dial(ctx, wire.AgentPort) },
+		MaxResponseHeaderBytes: maxReply,
+		DisableCompression:     true,
+	}}
+	return s, hello, nil
+}
+
+// readHello discards lines until one is a hello.
+func readHello(r *bufio.Reader) (wire.Hello, error) {
+	for read := 0; read < maxStale; {
+		line, err := r.ReadSlice('\n')
+		read += len(line)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		if err != nil {
+			return wire.Hello{}, fmt.Errorf("%w: %w", ErrHello, err)
+		}
+		if h, ok := parseHello(line); ok {
+			if h.Dayfly != wire.ProtocolVersion {
+				return h, dayfly.Errorf(dayfly.Unavailable, "the guest's agent speaks protocol %d and this host %d: rebuild the initramfs with the agent of this release", h.Dayfly, wire.ProtocolVersion)
+			}
+			return h, nil
+		}
+	}
+	return wire.Hello{}, fmt.Errorf("%w: %d bytes of something else", ErrHello, maxStale)
+}
+
+func parseHello(line []byte) (wire.Hello, bool) {
+	var h wire.Hello
+	if !bytes.HasPrefix(line, []byte("{")) {
+		return h, false
+	}
+	err := json.Unmarshal(line, &h)
+	return h, err == nil && h.Dayfly > 0
+}
+
+// buffered is a connection some of whose input was read ahead.
+type buffered struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
+
+// Dial opens a stream to a port inside the guest. A port nobody listens on is
+// an Unavailable error.
+func (s *Session) Dial(ctx context.Context, port uint16) (net.Conn, error) {
+	st, err := s.mux.OpenStream()
+	if err != nil {
+		return nil, fmt.Errorf("guest: dial port %d: %w", port, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = st.SetDeadline(time.Unix(1, 0)) })
+	err = preamble(st, port)
+	if !stop() || err != nil {
+		st.Close()
+		return nil, errors.Join(context.Cause(ctx), err)
+	}
+	return st, nil
+}
+
+func preamble(c net.Conn, port uint16) error {
+	var b [4]byte
+	binary.BigEndian.PutUint16(b[:2], wire.ProtocolVersion)
+	binary.BigEndian.PutUint16(b[2:], port)
+	if _, err := c.Write(b[:]); err != nil {
+		return fmt.Errorf("guest: dial port %d: %w", port, err)
+	}
+	if _, err := io.ReadFull(c, b[:1]); err != nil {
+		return fmt.Errorf("guest: dial port %d: %w", port, err)
+	}
+	switch b[0] {
+	case wire.PreambleOK:
+		return nil
+	case wire.PreambleRefused:
+		return dayfly.Errorf(dayfly.Unavailable, "nothing listens on port %d of the workspace", port)
+	default:
+		return fmt.Errorf("guest: dial port %d: answer %d", port, b[0])
+	}
+}
+
+// Init makes the empty VM a workspace. The key in in is cleared.
+func (s *Session) Init(ctx context.Context, in wire.Init) (wire.InitReply, error) {
+	var reply wire.InitReply
+	body, err := json.Marshal(in)
+	if in.Root != nil {
+		clear(in.Root.DiskKey)
+	}
+	if err != nil {
+		return reply, fmt.Errorf("guest: init: %w", err)
+	}
+	defer clear(body)
+	answer, err := s.post(ctx, wire.InitPath, body)
+	if err != nil {
+		return reply, fmt.Errorf("guest: init: %w", err)
+	}
+	if err := json.Unmarshal(answer, &reply); err != nil {
+		return reply, fmt.Errorf("guest: init: reply: %w", err)
+	}
+	return reply, nil
+}
+
+// Poweroff asks the guest to end its processes, write its disk out and power
+// off. The machine's end, not this call's return, says that it did.
+func (s *Session) Poweroff(ctx context.Context) error {
+	if _, err := s.post(ctx, wire.PoweroffPath, nil); err != nil && s.mux.IsClosed() {
+		return nil // it went down before it could answer
+	} else if err != nil {
+		return fmt.Errorf("guest: power off: %w", err)
+	}
+	return nil
+}
+
+func (s *Session) post(ctx context.Context, path string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guest"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := s.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, fmt.Errorf("the agent answered %d: %q", resp.StatusCode, clip(answer))
+	}
+	return answer, nil
+}
+
+// clip bounds what of the guest's own words goes into an error.
+func clip(b []byte) []byte {
+	const most = 512
+	return b[:min(len(b), most)]
+}
+
+// Done is closed when the session has ended, by either side.
+func (s *Session) Done() <-chan struct{} { return s.mux.CloseChan() }
+
+// Close hangs up. Streams end with an error.
+func (s *Session) Close() error {
+	s.http.CloseIdleConnections()
+	return s.mux.Close()
+}

@@ -1,0 +1,167 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+)
+
+// checks is dayfly doctor in one table: what a host should have.
+var checks = []struct {
+	name string
+	do   func(*Node, context.Context) dayfly.Check
+}{
+	{"vmm", (*Node).checkVMM},
+	{"kernel", (*Node).checkKernel},
+	{"kvm", (*Node).checkKVM},
+	{"cgroups", (*Node).checkCgroups},
+	{"vsock", (*Node).checkVsock},
+	{"reflink", (*Node).checkReflink},
+	{"hugepages", (*Node).checkHugepages},
+	{"disk", (*Node).checkSpace},
+}
+
+// Checks says line by line what this host can do and what to do about each
+// lack. KVM is proved by running a guest, which may take seconds the first time.
+func (n *Node) Checks(ctx context.Context) []dayfly.Check {
+	list := make([]dayfly.Check, 0, len(checks))
+	for _, c := range checks {
+		line := c.do(n, ctx)
+		line.Name = c.name
+		list = append(list, line)
+	}
+	return list
+}
+
+func good(format string, args ...any) dayfly.Check {
+	return dayfly.Check{Status: dayfly.Good, Detail: fmt.Sprintf(format, args...)}
+}
+
+func lacking(detail, remedy string) dayfly.Check {
+	return dayfly.Check{Status: dayfly.Lacking, Detail: detail, Remedy: remedy}
+}
+
+func broken(err error) dayfly.Check {
+	var e *dayfly.Error
+	if errors.As(err, &e) {
+		what, remedy, _ := strings.Cut(e.Msg, ": ")
+		return dayfly.Check{Status: dayfly.Broken, Detail: what, Remedy: remedy}
+	}
+	return dayfly.Check{Status: dayfly.Broken, Detail: err.Error()}
+}
+
+func (n *Node) checkVMM(ctx context.Context) dayfly.Check {
+	v, err := n.Driver.Version(ctx)
+	if err != nil {
+		return broken(err)
+	}
+	return good("%s %s", n.Driver.Name(), v)
+}
+
+func (n *Node) checkKernel(ctx context.Context) dayfly.Check {
+	boot, err := n.Kernels.Boot(ctx, "")
+	if err != nil {
+		return broken(err)
+	}
+	if boot.Kernel.Flavour != "tuned" {
+		return lacking(fmt.Sprintf("%s, a distribution's: it boots, but slower than a tuned one", boot.Kernel.Release), "dayfly kernel build, once (some minutes)")
+	}
+	return good("%s, %s", boot.Kernel.Release, boot.Kernel.Flavour)
+}
+
+func (n *Node) checkKVM(ctx context.Context) dayfly.Check {
+	boot, err := n.Kernels.Boot(ctx, "")
+	if err != nil {
+		return dayfly.Check{Status: dayfly.Lacking, Detail: "not tried, as there is no kernel to run", Remedy: "see kernel"}
+	}
+	reason, err := n.kvmReason(ctx, boot)
+	switch {
+	case err != nil:
+		return lacking("not tried: "+firstLine(err), "see vmm")
+	case reason != "":
+		return lacking("no guest runs on it: "+reason+"; software emulation is used", "a host with hardware virtualisation, or nested virtualisation switched on")
+	}
+	return good("a guest ran on it")
+}
+
+func (*Node) checkCgroups(context.Context) dayfly.Check {
+	b, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	if err != nil {
+		return lacking("no cgroup v2 hierarchy at /sys/fs/cgroup", "boot the host with systemd.unified_cgroup_hierarchy=1")
+	}
+	var missing []string
+	for _, c := range []string{"cpu", "io", "memory", "pids"} {
+		if !strings.Contains(" "+strings.TrimSpace(string(b))+" ", " "+c+" ") {
+			missing = append(missing, c)
+		}
+	}
+	if missing != nil {
+		return lacking("cgroup v2 without "+strings.Join(missing, ", "), "enable these controllers for the host")
+	}
+	return good("v2 with %s", strings.TrimSpace(string(b)))
+}
+
+func (*Node) checkVsock(context.Context) dayfly.Check {
+	if _, err := os.Stat("/dev/vhost-vsock"); err != nil {
+		return lacking("no /dev/vhost-vsock; a virtio serial port is used, which serves as well", "modprobe vhost_vsock")
+	}
+	return good("/dev/vhost-vsock")
+}
+
+func (n *Node) checkReflink(context.Context) dayfly.Check {
+	const remedy = "put the state directory on XFS or Btrfs to make copies of disks free"
+	a, err := os.CreateTemp(n.Dir, ".reflink-")
+	if err != nil {
+		return broken(err)
+	}
+	defer os.Remove(a.Name())
+	defer a.Close()
+	b, err := os.CreateTemp(n.Dir, ".reflink-")
+	if err != nil {
+		return broken(err)
+	}
+	defer os.Remove(b.Name())
+	defer b.Close()
+	if _, err := a.Write(make([]byte, os.Getpagesize())); err != nil {
+		return broken(err)
+	}
+	if err := unix.IoctlFileClone(int(b.Fd()), int(a.Fd())); err != nil {
+		return lacking("the file system of the state directory shares no blocks between files", remedy)
+	}
+	return good("the file system of the state directory can share blocks between files")
+}
+
+func (*Node) checkHugepages(context.Context) dayfly.Check {
+	b, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
+	if err != nil {
+		return lacking("the host's kernel has no transparent huge pages", "a kernel with CONFIG_TRANSPARENT_HUGEPAGE")
+	}
+	mode := strings.TrimSpace(string(b))
+	if strings.Contains(mode, "[never]") {
+		return lacking("transparent huge pages are off", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")
+	}
+	return good("transparent huge pages: %s", mode)
+}
+
+// leastSpace is what one image and a few workspaces want.
+const leastSpace = 2 << 30
+
+func (n *Node) checkSpace(context.Context) dayfly.Check {
+	var st unix.Statfs_t
+	if err := unix.Statfs(n.Dir, &st); err != nil {
+		return broken(err)
+	}
+	free := st.Bavail * uint64(st.Bsize) //nolint:gosec // a block size is positive
+	detail := fmt.Sprintf("%d MiB free at %s", free>>20, filepath.Clean(n.Dir))
+	if free < leastSpace {
+		return lacking(detail, "dayfly image rm what is not used, or use --state on a larger file system")
+	}
+	return good("%s", detail)
+}

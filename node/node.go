@@ -1,0 +1,282 @@
+// Package node runs workspaces on one host: it works through the startup
+// table, owns what runs, and clears away what a crashed predecessor left.
+//
+// Each workspace has one owner goroutine, which alone changes its state and
+// takes requests from a queue; and one owner process, which holds a lock on it
+// for as long as it lives. Several processes may share a state directory: each
+// sees all records and changes only its own. Always true: a start that fails
+// leaves nothing behind; a workspace whose owner died is swept by the next
+// process that opens the directory; a kept disk is never swept.
+//
+// Under Dir:
+//
+//	workspaces/ID/   record.json, disk, key, and the VMM's sockets
+//	locks/ID         flock held by the owner; it outlives the directory
+//	seeds/           empty file systems, one per disk size
+//	kvm.json         whether a guest was proved to run on KVM
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/image"
+	"github.com/dayfly/dayfly/kernel"
+	"github.com/dayfly/dayfly/keyring"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// Config is what a node is made of.
+type Config struct {
+	Dir     string
+	Images  Images
+	Kernels Kernels
+	Keys    Keys
+	Driver  vmm.Driver
+	Log     *slog.Logger
+
+	// KillOrphans ends the VMMs that run below a directory whose owner died.
+	// Nil: the driver leaves none.
+	KillOrphans func(ctx context.Context, dir string) error
+}
+
+// Images hands out root file systems.
+type Images interface {
+	Lease(ctx context.Context, name string) (*image.Lease, error)
+}
+
+// Kernels hands out guest kernels; the empty id means the preferred one.
+type Kernels interface {
+	Boot(ctx context.Context, id string) (kernel.Boot, error)
+}
+
+// Keys keeps the keys of disks, wrapped, in files.
+type Keys interface {
+	Create(ctx context.Context, path, context string) (*keyring.Key, error)
+	Load(ctx context.Context, path, context string) (*keyring.Key, error)
+	Forget(path string) error
+}
+
+// Node is the workspaces of this process on this host. Its methods may be
+// called at the same time.
+type Node struct {
+	Config
+	kvm *verdict
+
+	mu     sync.Mutex
+	own    map[dayfly.ID]*workspace
+	closed bool
+}
+
+// Open sweeps what dead owners left under c.Dir and returns a node.
+func Open(ctx context.Context, c Config) (*Node, error) {
+	for _, d := range []string{"workspaces", "locks", "seeds"} {
+		if err := os.MkdirAll(filepath.Join(c.Dir, d), 0o700); err != nil {
+			return nil, fmt.Errorf("node: %w", err)
+		}
+	}
+	n := &Node{Config: c, own: map[dayfly.ID]*workspace{}}
+	n.kvm = &verdict{path: filepath.Join(c.Dir, "kvm.json"), prove: n.proveKVM}
+	if err := n.sweep(ctx); err != nil {
+		return nil, fmt.Errorf("node: sweep: %w", err)
+	}
+	return n, nil
+}
+
+// Create makes and starts a workspace. It returns once processes can be
+// started in it, or leaves nothing behind. Cancelling ctx undoes the start.
+func (n *Node) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, error) {
+	clock := newClock()
+	spec, err := spec.Normal()
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	w, err := n.add(dayfly.NewID(), spec)
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return w.ask(ctx, request{verb: verbStart, clock: clock})
+}
+
+// add makes the owner of a new workspace.
+func (n *Node) add(id dayfly.ID, spec dayfly.Spec) (*workspace, error) {
+	lock, err := lockWorkspace(n.Dir, id)
+	if err != nil {
+		return nil, err
+	}
+	w := newWorkspace(n, lock, dayfly.Workspace{
+		ID: id, Name: spec.Name, State: dayfly.Creating, Spec: spec, CreatedAt: now(),
+	})
+	if err := n.adopt(w); err != nil {
+		lock.release()
+		return nil, err
+	}
+	return w, nil
+}
+
+// adopt lists w as this process's own and sets its owner to work.
+func (n *Node) adopt(w *workspace) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return dayfly.Errorf(dayfly.Unavailable, "the server is shutting down")
+	}
+	n.own[w.id] = w
+	go w.run()
+	return nil
+}
+
+func (n *Node) disown(id dayfly.ID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.own, id)
+}
+
+// Start starts a stopped or failed workspace from its disk.
+func (n *Node) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	clock := newClock()
+	w, err := n.find(id)
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return w.ask(ctx, request{verb: verbStart, clock: clock})
+}
+
+// Stop ends a workspace's processes and machine in order and keeps its disk.
+func (n *Node) Stop(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	w, err := n.find(id)
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return w.ask(ctx, request{verb: verbStop})
+}
+
+// Delete ends a workspace in any state and wipes its disk.
+func (n *Node) Delete(ctx context.Context, id dayfly.ID) error {
+	w, err := n.find(id)
+	if err != nil {
+		return err
+	}
+	_, err = w.ask(ctx, request{verb: verbDelete})
+	return err
+}
+
+// find returns the owner of a workspace, taking it over if no process owns it.
+func (n *Node) find(id dayfly.ID) (*workspace, error) {
+	n.mu.Lock()
+	w := n.own[id]
+	n.mu.Unlock()
+	if w != nil {
+		return w, nil
+	}
+	ws, err := readRecord(n.Dir, id)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := lockWorkspace(n.Dir, id)
+	if err != nil {
+		return nil, err
+	}
+	w = newWorkspace(n, lock, ws)
+	if err := n.adopt(w); err != nil {
+		lock.release()
+		return nil, err
+	}
+	return w, nil
+}
+
+// Get returns a workspace, whichever process owns it.
+func (n *Node) Get(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	n.mu.Lock()
+	w := n.own[id]
+	n.mu.Unlock()
+	if w != nil {
+		return *w.view.Load(), nil
+	}
+	return readRecord(n.Dir, id)
+}
+
+// List returns all workspaces under the state directory, oldest first.
+func (n *Node) List(ctx context.Context) ([]dayfly.Workspace, error) {
+	dirs, err := os.ReadDir(filepath.Join(n.Dir, "workspaces"))
+	if err != nil {
+		return nil, fmt.Errorf("node: list: %w", err)
+	}
+	list := []dayfly.Workspace{}
+	for _, d := range dirs {
+		id, err := dayfly.ParseID(d.Name())
+		if err != nil {
+			continue
+		}
+		w, err := n.Get(ctx, id)
+		if dayfly.KindOf(err) == dayfly.NotFound {
+			continue // just made, or just deleted
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, w)
+	}
+	slices.SortFunc(list, func(a, b dayfly.Workspace) int {
+		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+	return list, nil
+}
+
+// Dial opens a stream to a port inside a running workspace of this process.
+func (n *Node) Dial(ctx context.Context, id dayfly.ID, port uint16) (net.Conn, error) {
+	n.mu.Lock()
+	w := n.own[id]
+	n.mu.Unlock()
+	if w == nil {
+		ws, err := readRecord(n.Dir, id)
+		if err != nil {
+			return nil, err
+		}
+		return nil, dayfly.Errorf(dayfly.Conflict, "workspace %s is %s here: start it first, or ask the server that runs it", id, ws.State)
+	}
+	s := w.session.Load()
+	if s == nil {
+		ws := w.view.Load()
+		return nil, dayfly.Errorf(dayfly.Conflict, "workspace %s is %s%s", id, ws.State, because(ws.Reason))
+	}
+	return s.Dial(ctx, port)
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return ": " + reason
+}
+
+// Close deletes the running workspaces of this process and waits until all
+// their owners are done. Stopped ones keep their disks.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	n.closed = true
+	own := make([]*workspace, 0, len(n.own))
+	for _, w := range n.own {
+		own = append(own, w)
+	}
+	n.mu.Unlock()
+	errs := make([]error, len(own))
+	var wg sync.WaitGroup
+	for i, w := range own {
+		wg.Go(func() { errs[i] = w.close() })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,164 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+)
+
+// recordVersion is the version of record.json; docs/formats/record.md.
+const recordVersion = 1
+
+const recordFile = "record.json"
+
+type record struct {
+	Version   int              `json:"version"`
+	Workspace dayfly.Workspace `json:"workspace"`
+}
+
+func workspaceDir(dir string, id dayfly.ID) string {
+	return filepath.Join(dir, "workspaces", string(id))
+}
+
+// writeRecord replaces the record atomically. It does not wait for the disk:
+// a running workspace ends with the host, and stop makes all of it durable.
+func writeRecord(dir string, ws dayfly.Workspace) error {
+	b, err := json.Marshal(record{recordVersion, ws})
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, "."+recordFile)
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, recordFile))
+}
+
+// readRecord returns NotFound where there is no workspace of that id.
+func readRecord(dir string, id dayfly.ID) (dayfly.Workspace, error) {
+	b, err := os.ReadFile(filepath.Join(workspaceDir(dir, id), recordFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return dayfly.Workspace{}, dayfly.Errorf(dayfly.NotFound, "there is no workspace %s (see: dayfly ls)", id)
+	}
+	if err != nil {
+		return dayfly.Workspace{}, fmt.Errorf("node: record: %w", err)
+	}
+	return parseRecord(b)
+}
+
+func parseRecord(b []byte) (dayfly.Workspace, error) {
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return dayfly.Workspace{}, fmt.Errorf("node: record: %w", err)
+	}
+	if r.Version != recordVersion {
+		return dayfly.Workspace{}, dayfly.Errorf(dayfly.Unavailable, "the workspace was written by another release (record version %d, this one knows %d): use that release", r.Version, recordVersion)
+	}
+	return r.Workspace, nil
+}
+
+// removeHome removes a workspace's directory. The record goes first, so that a
+// crash half-way leaves something a sweep recognises as garbage.
+func removeHome(dir string) error {
+	if err := os.Remove(filepath.Join(dir, recordFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("node: home: %w", err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("node: home: %w", err)
+	}
+	return nil
+}
+
+// syncAll makes the files of a directory durable.
+func syncAll(dir string) error {
+	ents, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("node: sync: %w", err)
+	}
+	for _, e := range ents {
+		if e.Type().IsRegular() {
+			if err := syncPath(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return syncPath(dir)
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("node: sync: %w", err)
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("node: sync: %w", err)
+	}
+	return nil
+}
+
+// lock is the mark of a living owner: a flock, which the kernel drops with the
+// process.
+type lock struct{ file *os.File }
+
+// lockWorkspace takes the lock of a workspace, or says Conflict if another
+// process has it.
+func lockWorkspace(dir string, id dayfly.ID) (*lock, error) {
+	path := filepath.Join(dir, "locks", string(id))
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("node: lock: %w", err)
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			f.Close()
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				return nil, dayfly.Errorf(dayfly.Conflict, "workspace %s belongs to another running dayfly process: use that one, or end it first", id)
+			}
+			return nil, fmt.Errorf("node: lock: %w", err)
+		}
+		if current(f, path) {
+			return &lock{f}, nil
+		}
+		f.Close() // removed by its last holder between open and lock: again
+	}
+}
+
+// current reports whether path still names the open file.
+func current(f *os.File, path string) bool {
+	a, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	b, err := os.Stat(path)
+	return err == nil && os.SameFile(a, b)
+}
+
+// release gives the lock up. Its file goes with the workspace.
+func (l *lock) release() {
+	name := l.file.Name()
+	id := filepath.Base(name)
+	home := filepath.Join(filepath.Dir(filepath.Dir(name)), "workspaces", id)
+	if _, err := os.Lstat(home); errors.Is(err, fs.ErrNotExist) {
+		_ = os.Remove(name) // while still held, so that nobody else has it open and locked
+	}
+	l.file.Close()
+}
+
+// now is the time in records: to the millisecond, which is all that callers compare.
+func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
+
+// clock counts the milliseconds of one start.
+type clock struct{ began time.Time }
+
+func newClock() clock { return clock{time.Now()} }
+
+func (c clock) ms() float64 { return float64(time.Since(c.began).Microseconds()) / 1e3 }

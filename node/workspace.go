@@ -1,0 +1,294 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/disk"
+	"github.com/dayfly/dayfly/guest"
+	"github.com/dayfly/dayfly/image"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// workspace is one workspace of this process. Its owner goroutine, run, alone
+// touches the fields below "owner"; everyone else reads view and session.
+type workspace struct {
+	id    dayfly.ID
+	node  *Node
+	dir   string
+	queue chan request
+	gone  chan struct{} // closed when the owner has ended
+
+	view    atomic.Pointer[dayfly.Workspace]
+	session atomic.Pointer[guest.Session]
+	cancel  atomic.Pointer[context.CancelCauseFunc] // ends the start under way
+
+	// owner
+	lock    *lock
+	parts   parts
+	expires <-chan time.Time
+}
+
+// parts are what a running workspace consists of besides its directory.
+type parts struct {
+	lease   *image.Lease
+	machine vmm.Machine
+	session *guest.Session
+}
+
+type verb string
+
+const (
+	verbStart   verb = "start"
+	verbStop    verb = "stop"
+	verbDelete  verb = "delete"
+	verbRelease verb = "release" // the process ends: let go of the workspace
+)
+
+type request struct {
+	verb  verb
+	ctx   context.Context //nolint:containedctx // a queued call carries its caller's context to the owner
+	clock clock
+	reply chan error
+}
+
+func newWorkspace(n *Node, l *lock, ws dayfly.Workspace) *workspace {
+	w := &workspace{
+		id: ws.ID, node: n, lock: l,
+		dir:   workspaceDir(n.Dir, ws.ID),
+		queue: make(chan request),
+		gone:  make(chan struct{}),
+	}
+	w.view.Store(&ws)
+	return w
+}
+
+// ask puts a request to the owner and waits for its answer. Cancelling ctx
+// cancels the work; the answer is still awaited, since it says that what was
+// begun has been undone.
+func (w *workspace) ask(ctx context.Context, r request) (dayfly.Workspace, error) {
+	r.ctx, r.reply = ctx, make(chan error, 1)
+	if r.verb == verbDelete || r.verb == verbRelease {
+		w.interrupt()
+	}
+	select {
+	case w.queue <- r:
+		err := <-r.reply
+		return *w.view.Load(), err
+	case <-w.gone:
+		return dayfly.Workspace{}, dayfly.Errorf(dayfly.NotFound, "workspace %s is deleted", w.id)
+	case <-ctx.Done():
+		return dayfly.Workspace{}, context.Cause(ctx)
+	}
+}
+
+// interrupt ends a start under way, so that a delete need not wait for it.
+func (w *workspace) interrupt() {
+	if cancel := w.cancel.Load(); cancel != nil {
+		(*cancel)(dayfly.Errorf(dayfly.Conflict, "the workspace was deleted while it started"))
+	}
+}
+
+// run is the owner: it ends when the workspace is deleted or let go of.
+func (w *workspace) run() {
+	defer close(w.gone)
+	defer w.lock.release()
+	defer w.node.disown(w.id)
+	for {
+		var ended <-chan struct{}
+		if w.parts.machine != nil {
+			ended = w.parts.machine.Done()
+		}
+		select {
+		case r := <-w.queue:
+			err := w.serve(r)
+			last := w.state() == dayfly.Deleted || r.verb == verbRelease
+			r.reply <- err
+			if last {
+				return
+			}
+		case <-ended:
+			w.machineEnded()
+		case <-w.expires:
+			w.node.Log.Info("workspace expired", "workspace", w.id)
+			if err := w.delete(context.Background()); err != nil {
+				w.node.Log.Error("delete of expired workspace", "workspace", w.id, "err", err)
+			}
+			return
+		}
+	}
+}
+
+func (w *workspace) serve(r request) error {
+	switch r.verb {
+	case verbStart:
+		return w.start(r.ctx, r.clock)
+	case verbStop:
+		return w.stop(r.ctx)
+	case verbDelete:
+		return w.delete(r.ctx)
+	case verbRelease:
+		return w.release(r.ctx)
+	}
+	return fmt.Errorf("node: no such request: %s", r.verb)
+}
+
+func (w *workspace) state() dayfly.State { return w.view.Load().State }
+
+// become changes the state, if the life cycle allows it, and what else change
+// says, and keeps the record.
+func (w *workspace) become(s dayfly.State, change func(*dayfly.Workspace)) error {
+	ws := *w.view.Load()
+	if ws.State != s {
+		if err := ws.State.To(s); err != nil {
+			return err
+		}
+	}
+	ws.State = s
+	if change != nil {
+		change(&ws)
+	}
+	if s != dayfly.Deleted {
+		if err := writeRecord(w.dir, ws); err != nil {
+			return fmt.Errorf("node: record: %w", err)
+		}
+	}
+	w.view.Store(&ws)
+	w.node.Log.Info("workspace state", "workspace", w.id, "state", s, "reason", ws.Reason)
+	return nil
+}
+
+// machineEnded notes that the machine went away by itself.
+func (w *workspace) machineEnded() {
+	reason := endReason(w.parts.machine)
+	if err := w.teardown(); err != nil {
+		w.node.Log.Error("tear-down after the machine ended", "workspace", w.id, "err", err)
+	}
+	if err := w.become(dayfly.Failed, func(ws *dayfly.Workspace) { ws.Reason = reason }); err != nil {
+		w.node.Log.Error("record of a failed workspace", "workspace", w.id, "err", err)
+	}
+}
+
+// endReason says how a machine ended, with the guest's last words quoted.
+func endReason(m vmm.Machine) string {
+	var what string
+	exit := m.Exit()
+	switch exit.Cause {
+	case vmm.PowerOff:
+		what = "the guest powered itself off"
+	case vmm.Panic:
+		what = "the guest's kernel panicked"
+	case vmm.Crash:
+		what = "the VMM process ended"
+		if exit.Err != nil {
+			what += ": " + exit.Err.Error()
+		}
+	default:
+		what = "the machine was closed"
+	}
+	if tail := consoleTail(m); tail != "" {
+		what += "; " + consoleHead + "\n" + tail
+	}
+	return what
+}
+
+// teardown lets go of the running parts, in the order opposite to the start.
+func (w *workspace) teardown() error {
+	p := w.parts
+	w.parts, w.expires = parts{}, nil
+	w.session.Store(nil)
+	var errs []error
+	if p.session != nil {
+		_ = p.session.Close() // its other end may be gone, which is no fault
+	}
+	if p.machine != nil {
+		errs = append(errs, p.machine.Close())
+	}
+	if p.lease != nil {
+		errs = append(errs, p.lease.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// stopDeadline is how long a guest gets to end its processes and write its
+// disk out before its machine is closed.
+const stopDeadline = 30 * time.Second
+
+// stop powers the guest off and keeps the disk and its key, durably.
+func (w *workspace) stop(ctx context.Context) error {
+	state := w.state()
+	if state == dayfly.Stopped {
+		return nil
+	}
+	if err := state.To(dayfly.Stopped); err != nil {
+		return err
+	}
+	clean := w.parts.machine == nil || w.powerOff(ctx)
+	err := w.teardown()
+	reason := ""
+	if !clean {
+		reason = fmt.Sprintf("the guest did not power off within %s and was cut off: its disk is as after a power failure", stopDeadline)
+	}
+	return errors.Join(err, syncAll(w.dir), w.become(dayfly.Stopped, func(ws *dayfly.Workspace) { ws.Reason = reason }))
+}
+
+// powerOff reports whether the guest shut down by itself in time.
+func (w *workspace) powerOff(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
+	defer cancel()
+	if err := w.parts.session.Poweroff(ctx); err != nil {
+		w.node.Log.Warn("power-off", "workspace", w.id, "err", err)
+		return false
+	}
+	select {
+	case <-w.parts.machine.Done():
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// delete leaves nothing: the machine ends, the key is forgotten, which makes
+// the disk unreadable, and the disk and the directory go. It works in every
+// state and may be repeated after an error.
+func (w *workspace) delete(context.Context) error {
+	err := errors.Join(
+		w.teardown(),
+		w.node.Keys.Forget(filepath.Join(w.dir, keyFile)),
+		disk.Wipe(filepath.Join(w.dir, diskFile)),
+	)
+	if err != nil {
+		return fmt.Errorf("node: delete %s: %w", w.id, err)
+	}
+	if err := removeHome(w.dir); err != nil {
+		return err
+	}
+	return w.become(dayfly.Deleted, nil)
+}
+
+// release lets go of a workspace as the process ends.
+func (w *workspace) release(ctx context.Context) error {
+	switch w.state() {
+	case dayfly.Stopped:
+		return w.teardown()
+	case dayfly.Deleted:
+		return nil
+	default:
+		return w.delete(ctx)
+	}
+}
+
+// close asks the owner to let go and waits until it has.
+func (w *workspace) close() error {
+	_, err := w.ask(context.Background(), request{verb: verbRelease})
+	<-w.gone
+	if dayfly.KindOf(err) == dayfly.NotFound {
+		return nil
+	}
+	return err
+}
