@@ -1,0 +1,96 @@
+// Package client talks to a Dayfly server: it makes workspaces, runs processes
+// in them, and manages the images and kernels they are made from.
+//
+//	c, err := client.New(client.Options{Address: "unix:///run/dayfly.sock"})
+//	ws, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base"})
+//	defer c.Workspaces.Delete(context.WithoutCancel(ctx), ws.ID)
+//	p, err := c.Start(ctx, ws.ID, client.Command{Args: []string{"uname", "-r"}, Stdout: os.Stdout})
+//	exit, err := p.Wait(ctx)
+//
+// What a server refuses comes back as a *dayfly.Error with its kind, message and
+// stage; so does a server that cannot be reached, as Unavailable. All methods
+// may be called at the same time. Cancelling the context of a call cancels the
+// work it asked for.
+package client
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/client/internal/rest"
+)
+
+// Options say where the server is.
+type Options struct {
+	// Address is unix:///path/to/socket or http://host:port.
+	Address string
+
+	// Dial, if set, opens each connection instead, and Address may be empty.
+	Dial func(ctx context.Context) (net.Conn, error)
+}
+
+// Client is a connection to one server. Make it with New.
+type Client struct {
+	Workspaces *Workspaces
+	Images     *Images
+	Kernels    *Kernels
+	Host       *Host
+
+	base string
+	http *http.Client
+	rest *rest.Client
+}
+
+// idleConns is how many connections are kept for reuse. Commands run side by
+// side hold one each, and a new one costs a handshake.
+const idleConns = 32
+
+// New returns a client of the server at o.Address. It connects when first used.
+func New(o Options) (*Client, error) {
+	base, dial, err := o.dialer()
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{base: base, http: &http.Client{Transport: &http.Transport{
+		DialContext:         dial,
+		MaxIdleConnsPerHost: idleConns,
+		IdleConnTimeout:     time.Minute,
+		DisableCompression:  true,
+	}}}
+	if c.rest, err = rest.NewClient(base, rest.WithHTTPClient(c.http)); err != nil {
+		return nil, dayfly.Errorf(dayfly.Invalid, "server address: %w", err)
+	}
+	c.Workspaces, c.Images, c.Kernels, c.Host = &Workspaces{c}, &Images{c}, &Kernels{c}, &Host{c}
+	return c, nil
+}
+
+// Close closes connections that are not in use.
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// local is the host name in requests that travel on no network.
+const local = "http://localhost"
+
+func (o Options) dialer() (base string, dial dialFunc, err error) {
+	if o.Dial != nil {
+		return local, func(ctx context.Context, _, _ string) (net.Conn, error) { return o.Dial(ctx) }, nil
+	}
+	var d net.Dialer
+	if path, ok := strings.CutPrefix(o.Address, "unix://"); ok && strings.HasPrefix(path, "/") {
+		return local, func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) }, nil
+	}
+	u, err := url.Parse(o.Address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "", nil, dayfly.Errorf(dayfly.Invalid, "server address %q: use unix:///path or http://host:port", o.Address)
+	}
+	return strings.TrimSuffix(o.Address, "/"), d.DialContext, nil
+}

@@ -1,0 +1,44 @@
+package client
+
+import (
+	"context"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/client/internal/rest"
+)
+
+// Workspaces makes, finds and deletes workspaces.
+type Workspaces struct{ c *Client }
+
+// Create makes a workspace and returns once it runs. If ctx ends before that,
+// nothing is left of it.
+func (w *Workspaces) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, error) {
+	return decode[dayfly.Workspace](w.c.rest.CreateWorkspace(ctx, spec))
+}
+
+// List returns all workspaces of the server, newest first.
+func (w *Workspaces) List(ctx context.Context) ([]dayfly.Workspace, error) {
+	l, err := decode[rest.WorkspaceList](w.c.rest.ListWorkspaces(ctx))
+	return l.Workspaces, err
+}
+
+// Get returns one workspace.
+func (w *Workspaces) Get(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	return decode[dayfly.Workspace](w.c.rest.GetWorkspace(ctx, string(id)))
+}
+
+// Start starts a stopped workspace from its disk and returns once it runs.
+func (w *Workspaces) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	return decode[dayfly.Workspace](w.c.rest.StartWorkspace(ctx, string(id)))
+}
+
+// Stop ends a workspace's processes in order and keeps its disk and key.
+func (w *Workspaces) Stop(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	return decode[dayfly.Workspace](w.c.rest.StopWorkspace(ctx, string(id)))
+}
+
+// Delete ends a workspace in any state and forgets its key and disk. Deleting
+// it again is a NotFound error.
+func (w *Workspaces) Delete(ctx context.Context, id dayfly.ID) error {
+	return done(w.c.rest.DeleteWorkspace(ctx, string(id)))
+}
