@@ -1,0 +1,202 @@
+package needs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The environment that make test sets; nothing else of it is read here.
+const (
+	envMode  = "DAYFLY_NEEDS"      // "strict": a lack fails the test
+	envCache = "DAYFLY_CACHE"      // where packaging/setup.sh keeps downloads
+	envState = "DAYFLY_TEST_STATE" // a state directory with a kernel and the image base
+	envKVM   = "DAYFLY_TEST_KVM"   // "proved": dayfly doctor has run a guest on KVM here
+)
+
+const (
+	defaultCache = "/var/cache/dayfly"
+	minQEMU      = 10 // older ones hang where a saved machine is restored
+)
+
+const setupTest = "run packaging/setup.sh test"
+
+var (
+	root       = &capability{name: "root", remedy: "run the tests as root", probe: probeRoot}
+	mount      = &capability{name: "mount", remedy: "run as root with CAP_SYS_ADMIN", probe: probeMount}
+	loop       = &capability{name: "loop", remedy: "run as root where loop devices can be made", probe: probeLoop}
+	e2fsprogs  = &capability{name: "e2fsprogs", remedy: setupTest, probe: tool("e2fsck", "/usr/sbin/e2fsck")}
+	mmdebstrap = &capability{name: "mmdebstrap", remedy: setupTest, probe: tool("mmdebstrap")}
+	python     = &capability{name: "python", remedy: setupTest, probe: tool("python3")}
+	qemu       = &capability{name: "qemu", remedy: setupTest, probe: probeQEMU}
+	kvm        = &capability{name: "kvm", remedy: "use a machine whose KVM runs a stock guest kernel, and make test", probe: probeKVM}
+	vhostVsock = &capability{name: "vhost-vsock", remedy: "run modprobe vhost_vsock on a kernel that has it", probe: device("/dev/vhost-vsock")}
+	kernelDeb  = &capability{name: "kernel-package", remedy: setupTest, probe: probeKernelDeb}
+	state      = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
+
+	capabilities = []*capability{root, mount, loop, e2fsprogs, mmdebstrap, python, qemu, kvm, vhostVsock, kernelDeb, state}
+)
+
+// Root needs the test to run as root.
+func Root(t testing.TB) { t.Helper(); root.require(t) }
+
+// Mount needs the right to mount file systems, such as a small tmpfs.
+func Mount(t testing.TB) { t.Helper(); mount.require(t) }
+
+// Loop needs loop devices and the right to mount them.
+func Loop(t testing.TB) { t.Helper(); loop.require(t) }
+
+// E2fsprogs needs mke2fs, e2fsck and debugfs. It returns the path of e2fsck;
+// the others lie beside it.
+func E2fsprogs(t testing.TB) string { t.Helper(); return e2fsprogs.require(t) }
+
+// Mmdebstrap needs mmdebstrap, which makes the image base, and returns its path.
+func Mmdebstrap(t testing.TB) string { t.Helper(); return mmdebstrap.require(t) }
+
+// Python needs a Python 3 on this host and returns its path.
+func Python(t testing.TB) string { t.Helper(); return python.require(t) }
+
+// QEMU needs a QEMU new enough to run guests and returns its path.
+func QEMU(t testing.TB) string { t.Helper(); return qemu.require(t) }
+
+// KVM needs a KVM that was proved by running a guest, which a device that
+// opens is not.
+func KVM(t testing.TB) { t.Helper(); kvm.require(t) }
+
+// VhostVsock needs vsock sockets between this host and its guests.
+func VhostVsock(t testing.TB) { t.Helper(); vhostVsock.require(t) }
+
+// KernelDeb needs Debian's cloud kernel package, and returns the newest one's path.
+func KernelDeb(t testing.TB) string { t.Helper(); return kernelDeb.require(t) }
+
+// State needs a prepared state directory, with a kernel and the image base,
+// and returns its path. All tests share it: add to it only what you take away.
+func State(t testing.TB) string { t.Helper(); return state.require(t) }
+
+func strict() bool { return os.Getenv(envMode) == "strict" }
+
+func probeRoot() (string, error) {
+	if os.Geteuid() != 0 {
+		return "", fmt.Errorf("running as user %d", os.Geteuid())
+	}
+	return "", nil
+}
+
+func probeMount() (string, error) {
+	dir, err := os.MkdirTemp("", "dayfly-needs-*")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(dir)
+	if err := unix.Mount("dayfly", dir, "tmpfs", 0, "size=64k"); err != nil {
+		return "", fmt.Errorf("mounting a tmpfs: %w", err)
+	}
+	return "", unix.Unmount(dir, unix.MNT_DETACH)
+}
+
+func probeLoop() (string, error) {
+	if _, err := probeMount(); err != nil {
+		return "", err
+	}
+	f, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if _, err := unix.IoctlRetInt(int(f.Fd()), unix.LOOP_CTL_GET_FREE); err != nil {
+		return "", fmt.Errorf("no free loop device: %w", err)
+	}
+	return "", nil
+}
+
+// tool looks for the first of several names of a program.
+func tool(names ...string) func() (string, error) {
+	return func() (string, error) {
+		var errs []error
+		for _, name := range names {
+			path, err := exec.LookPath(name)
+			if err == nil {
+				return path, nil
+			}
+			errs = append(errs, err)
+		}
+		return "", errors.Join(errs...)
+	}
+}
+
+func device(path string) func() (string, error) {
+	return func() (string, error) {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return "", err
+		}
+		return path, f.Close()
+	}
+}
+
+var qemuVersion = regexp.MustCompile(`QEMU emulator version (\d+)\.`)
+
+func probeQEMU() (string, error) {
+	path, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.Command(path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", path, err)
+	}
+	m := qemuVersion.FindSubmatch(out)
+	if m == nil {
+		return "", fmt.Errorf("%s --version says %q", path, out)
+	}
+	if v, err := strconv.Atoi(string(m[1])); err != nil || v < minQEMU {
+		return "", fmt.Errorf("%s is version %s, not %d", path, m[1], minQEMU)
+	}
+	return path, nil
+}
+
+func probeKVM() (string, error) {
+	if os.Getenv(envKVM) != "proved" {
+		return "", errors.New("dayfly doctor has not run a guest on KVM here")
+	}
+	return "", nil
+}
+
+func probeKernelDeb() (string, error) {
+	dir := os.Getenv(envCache)
+	if dir == "" {
+		dir = defaultCache
+	}
+	debs, err := filepath.Glob(filepath.Join(dir, "linux-image-*-cloud-*.deb"))
+	if err != nil || len(debs) == 0 {
+		return "", fmt.Errorf("no linux-image-*-cloud-*.deb in %s", dir)
+	}
+	return slices.MaxFunc(debs, byAge), nil
+}
+
+// byAge orders files by time: version numbers do not sort as text.
+func byAge(a, b string) int {
+	sa, errA := os.Stat(a)
+	sb, errB := os.Stat(b)
+	if errA != nil || errB != nil {
+		return 0
+	}
+	return sa.ModTime().Compare(sb.ModTime())
+}
+
+func probeState() (string, error) {
+	dir := os.Getenv(envState)
+	if dir == "" {
+		return "", errors.New(envState + " is not set")
+	}
+	_, err := os.Stat(dir)
+	return dir, err
+}
