@@ -14,7 +14,7 @@ type ender struct {
 	failed, skipped string
 }
 
-func (e *ender) Helper()          {}
+func (e *ender) Helper()           {}
 func (e *ender) Fatal(args ...any) { e.failed = args[0].(string); runtime.Goexit() }
 func (e *ender) Skip(args ...any)  { e.skipped = args[0].(string); runtime.Goexit() }
 
