@@ -18,6 +18,7 @@ type Spec struct {
 	Workdir   string            `json:"workdir,omitempty"`    // default directory of processes; default: the image's
 	Accel     Accel             `json:"accel,omitempty"`      // default auto
 	Cold      bool              `json:"cold,omitempty"`       // boot a kernel even where a faster start is possible
+	Keep      bool              `json:"keep,omitempty"`       // the disk outlives machine and server: then stopped or failed, never deleted unasked
 	Timeout   int               `json:"timeout_s,omitempty"`  // seconds until the workspace is deleted; 0: never
 }
 

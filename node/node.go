@@ -262,8 +262,8 @@ func because(reason string) string {
 	return ": " + reason
 }
 
-// Close deletes the running workspaces of this process and waits until all
-// their owners are done. Stopped ones keep their disks.
+// Close stops the running workspaces of this process that are to be kept,
+// deletes the others, and waits until all their owners are done.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed = true

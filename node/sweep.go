@@ -12,7 +12,7 @@ import (
 )
 
 // sweep clears away what owners that died left: their machines end, and their
-// workspaces go, but for those that had been stopped to be kept.
+// workspaces go, but for those that are to be kept.
 func (n *Node) sweep(ctx context.Context) error {
 	homes, err := os.ReadDir(filepath.Join(n.Dir, "workspaces"))
 	if err != nil {
@@ -56,8 +56,12 @@ func (n *Node) sweepOne(ctx context.Context, id dayfly.ID) error {
 	switch {
 	case dayfly.KindOf(err) == dayfly.Unavailable:
 		return nil // of another release: not ours to judge
-	case err == nil && (ws.State == dayfly.Stopped || ws.State == dayfly.Failed):
+	case err != nil:
+	case ws.State == dayfly.Stopped, ws.State == dayfly.Failed && ws.Spec.Keep:
 		return nil
+	case ws.State == dayfly.Running && ws.Spec.Keep:
+		ws.State, ws.Reason = dayfly.Failed, "the process that ran it died"
+		return writeRecord(dir, ws)
 	}
 	n.Log.Info("sweeping a workspace whose owner died", "workspace", id)
 	if err := errors.Join(n.Keys.Forget(filepath.Join(dir, keyFile)), disk.Wipe(filepath.Join(dir, diskFile))); err != nil {

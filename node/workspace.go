@@ -271,16 +271,19 @@ func (w *workspace) delete(context.Context) error {
 	return w.become(dayfly.Deleted, nil)
 }
 
-// release lets go of a workspace as the process ends.
+// release lets go of a workspace as the process ends: what is to be kept is
+// stopped, the rest deleted.
 func (w *workspace) release(ctx context.Context) error {
-	switch w.state() {
-	case dayfly.Stopped:
-		return w.teardown()
-	case dayfly.Deleted:
+	ws := w.view.Load()
+	switch {
+	case ws.State == dayfly.Deleted:
 		return nil
-	default:
-		return w.delete(ctx)
+	case ws.State == dayfly.Running && ws.Spec.Keep:
+		return w.stop(ctx)
+	case ws.State == dayfly.Stopped, ws.State == dayfly.Failed && ws.Spec.Keep:
+		return w.teardown()
 	}
+	return w.delete(ctx)
 }
 
 // close asks the owner to let go and waits until it has.
