@@ -69,12 +69,15 @@ func (s *Server) guest(w http.ResponseWriter, r *http.Request) {
 
 func mayReach(path string) bool {
 	for _, route := range guestRoutes {
-		if path == route {
-			return true
-		}
-		// What follows is the name of a method: nothing a guest's router could
-		// take for a way back up.
-		if method, ok := strings.CutPrefix(path, route); ok && strings.HasSuffix(route, "/") {
+		method, below := strings.CutPrefix(path, route)
+		switch {
+		case !strings.HasSuffix(route, "/"):
+			if path == route {
+				return true
+			}
+		case below:
+			// What follows is a method's name, nothing that a guest's router
+			// could take for a way back up.
 			return method != "" && !strings.ContainsAny(method, "/.\\%")
 		}
 	}
@@ -95,6 +98,9 @@ func (s *Server) proxy(id dayfly.ID, path string, body *inbound) *httputil.Rever
 			}
 		},
 		ModifyResponse: func(resp *http.Response) error {
+			if resp.StatusCode == http.StatusSwitchingProtocols {
+				return errors.New("a change of protocol nobody asked for")
+			}
 			for _, h := range guestOnlyHeaders {
 				resp.Header.Del(h)
 			}
