@@ -83,14 +83,16 @@ func (r *Root) checkPlace(fd int) error {
 	if err != nil {
 		return err
 	}
-	return r.checkPath(strings.TrimPrefix(real, r.dir))
+	return r.checkPath(strings.TrimPrefix(real, r.dir) + "/")
 }
 
+// checkPath checks an absolute path; with a slash at its end all of it is
+// directories.
 func (r *Root) checkPath(name string) error {
 	if len(name) > r.limits.PathBytes {
 		return exceeded(name, "path bytes", len(name), r.limits.PathBytes)
 	}
-	if d := strings.Count(strings.TrimSuffix(name, "/"), "/"); d > r.limits.Depth {
+	if d := strings.Count(name, "/") - 1; d > r.limits.Depth {
 		return exceeded(name, "directory depth", d, r.limits.Depth)
 	}
 	return nil
