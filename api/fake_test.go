@@ -182,11 +182,11 @@ func (fakeImages) Pull(ctx context.Context, p PullImage, report Report) (dayfly.
 	return dayfly.Image{Name: p.Reference, Platform: p.Platform}, nil
 }
 
-func (i fakeImages) Import(_ context.Context, p ImportImageParams, archive io.Reader, report Report) (dayfly.Image, error) {
+func (i fakeImages) Import(_ context.Context, p ImportImageParams, archive io.Reader, report Report) ([]dayfly.Image, error) {
 	report(dayfly.Progress{Step: "read"}) // before the body has been read
 	b, err := io.ReadAll(archive)
 	i.f.imported = b
-	return dayfly.Image{Name: p.Name, Platform: p.Platform, Size: int64(len(b))}, err
+	return []dayfly.Image{{Name: p.Name, Platform: p.Platform, Size: int64(len(b))}}, err
 }
 
 func (fakeImages) Build(_ context.Context, b BuildImage, _ Report) (dayfly.Image, error) {

@@ -41,6 +41,9 @@ type Event struct {
 	// Image An OCI image whose root file system is prepared on this host.
 	Image *Image `json:"image,omitempty"`
 
+	// Images What an imported archive held.
+	Images []Image `json:"images,omitempty"`
+
 	// Kernel A guest kernel that this host can boot.
 	Kernel   *Kernel   `json:"kernel,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
@@ -148,7 +151,7 @@ type ServerInterface interface {
 	// BuildImage Build an image from one of the recipes that come with Dayfly.
 	// (POST /v1/images/build)
 	BuildImage(w http.ResponseWriter, r *http.Request)
-	// ImportImage Prepare an image from a docker save or OCI archive, sent as the body.
+	// ImportImage Prepare the images of a docker save or OCI archive, sent as the body.
 	// (POST /v1/images/import)
 	ImportImage(w http.ResponseWriter, r *http.Request, params ImportImageParams)
 	// PullImage Pull an image from a registry and prepare it.

@@ -70,8 +70,9 @@ func (s routes) PullImage(w http.ResponseWriter, r *http.Request) {
 func (s routes) ImportImage(w http.ResponseWriter, r *http.Request, p ImportImageParams) {
 	s.withImages(w, r, func(im Images) error {
 		body := http.MaxBytesReader(w, r.Body, maxUpload)
-		s.imageWork(w, r, func(ctx context.Context, report Report) (dayfly.Image, error) {
-			return im.Import(ctx, p, body, report)
+		s.work(w, r, func(ctx context.Context, report Report) (Event, error) {
+			images, err := im.Import(ctx, p, body, report)
+			return Event{Images: images}, err
 		})
 		return nil
 	})

@@ -35,7 +35,7 @@ type Images interface {
 	Get(ctx context.Context, name string) (dayfly.Image, error)
 	Remove(ctx context.Context, name string) error
 	Pull(ctx context.Context, p PullImage, report Report) (dayfly.Image, error)
-	Import(ctx context.Context, p ImportImageParams, archive io.Reader, report Report) (dayfly.Image, error)
+	Import(ctx context.Context, p ImportImageParams, archive io.Reader, report Report) ([]dayfly.Image, error)
 	Build(ctx context.Context, b BuildImage, report Report) (dayfly.Image, error)
 }
 

@@ -42,7 +42,7 @@ func readEvents(r io.Reader, report Report) (rest.Event, error) {
 		switch {
 		case e.Error != nil:
 			return rest.Event{}, e.Error
-		case e.Image != nil, e.Kernel != nil:
+		case e.Image != nil, e.Images != nil, e.Kernel != nil:
 			return e, nil
 		case e.Progress != nil && report != nil:
 			report(*e.Progress)

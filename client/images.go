@@ -37,19 +37,26 @@ func (im *Images) Pull(ctx context.Context, reference, platform string, report R
 }
 
 // ImportOptions say how to take an archive. The zero value uses the archive's
-// own name and the server's platform.
+// own names and the server's platform.
 type ImportOptions struct {
 	Name     string
 	Platform string
 }
 
-// Import prepares an image from a docker save or OCI archive, plain or
-// compressed, which is streamed to the server.
-func (im *Images) Import(ctx context.Context, archive io.Reader, o ImportOptions, report Report) (dayfly.Image, error) {
+// Import prepares the images of a docker save or OCI archive, plain or
+// compressed, which is streamed to the server. It returns one for each name.
+func (im *Images) Import(ctx context.Context, archive io.Reader, o ImportOptions, report Report) ([]dayfly.Image, error) {
 	p := rest.ImportImageParams{Name: o.Name, Platform: o.Platform}
-	resp, err := im.c.rest.ImportImageWithBody(ctx, &p, bytesType, archive)
-	return awaitImage(report, resp, err)
+	resp, err := im.c.rest.ImportImageWithBody(ctx, &p, bytesType, justReader{archive})
+	e, err := await(resp, err, report)
+	if err == nil && e.Images == nil {
+		err = errNoResult
+	}
+	return e.Images, err
 }
+
+// justReader hides a Close, which belongs to the caller.
+type justReader struct{ io.Reader }
 
 // Build makes an image from a recipe the server knows, such as "base".
 func (im *Images) Build(ctx context.Context, recipe string, report Report) (dayfly.Image, error) {

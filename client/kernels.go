@@ -20,7 +20,7 @@ func (k *Kernels) List(ctx context.Context) ([]dayfly.Kernel, error) {
 // Import takes a kernel and its modules from a Debian package, which is
 // streamed to the server.
 func (k *Kernels) Import(ctx context.Context, deb io.Reader, report Report) (dayfly.Kernel, error) {
-	resp, err := k.c.rest.ImportKernelWithBody(ctx, bytesType, deb)
+	resp, err := k.c.rest.ImportKernelWithBody(ctx, bytesType, justReader{deb})
 	return awaitKernel(report, resp, err)
 }
 

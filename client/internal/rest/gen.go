@@ -44,6 +44,9 @@ type Event struct {
 	// Image An OCI image whose root file system is prepared on this host.
 	Image *Image `json:"image,omitempty"`
 
+	// Images What an imported archive held.
+	Images []Image `json:"images,omitempty"`
+
 	// Kernel A guest kernel that this host can boot.
 	Kernel   *Kernel   `json:"kernel,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
@@ -240,7 +243,7 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/images/build (the `BuildImage` operationId).
 	BuildImage(ctx context.Context, body BuildImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ImportImageWithBody Prepare an image from a docker save or OCI archive, sent as the body.
+	// ImportImageWithBody Prepare the images of a docker save or OCI archive, sent as the body.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -418,7 +421,7 @@ func (c *Client) BuildImage(ctx context.Context, body BuildImageJSONRequestBody,
 	return c.Client.Do(req)
 }
 
-// ImportImageWithBody Prepare an image from a docker save or OCI archive, sent as the body.
+// ImportImageWithBody Prepare the images of a docker save or OCI archive, sent as the body.
 //
 // Takes any type of body and a specified content type.
 //
