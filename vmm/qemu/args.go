@@ -1,0 +1,170 @@
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// Descriptors that QEMU inherits, in the order of spec.files.
+const (
+	monitorFD = 3 // one end of a socket pair: no path, nobody else to connect
+	agentFD   = 4 // a listening socket: Channel may connect before QEMU is up
+)
+
+// Names of parts of the machine, for QMP.
+const (
+	consoleChardev = "console"
+	agentChardev   = "agent"
+)
+
+// nameMark begins the -name of every machine of ours, which goes on with the
+// id and the directory: what Orphans looks for.
+const nameMark = "dayfly:"
+
+// option is one option of the command line; value is "" for a bare flag.
+type option struct{ flag, value string }
+
+// arguments is the machine in one table. Nothing in it is secret.
+func arguments(c vmm.Config, tscKHz int) []string {
+	options := []option{
+		{"-name", "guest=" + comma(nameMark+c.ID+":"+c.Dir)},
+		{"-nodefaults", ""},
+		{"-no-user-config", ""},
+		{"-display", "none"},
+		// A guest that breaks out of QEMU's devices can then start no program.
+		{"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"},
+
+		{"-M", machineType(c)},
+		{"-accel", accel(c)},
+		{"-cpu", cpuModel(c)},
+		{"-smp", strconv.Itoa(c.CPUs)},
+		{"-m", strconv.Itoa(c.MemoryMiB) + "M"},
+
+		// qboot is the shortest way from reset to a PVH entry.
+		{"-bios", "qboot.rom"},
+		{"-kernel", c.Kernel},
+		{"-initrd", c.Initramfs},
+		{"-append", strings.Join(kernelParams(c, tscKHz), " ")},
+
+		{"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", monitorFD)},
+		{"-mon", "chardev=qmp,mode=control"},
+		// However the guest ends, QEMU waits with its vCPUs stopped until the
+		// console has been read.
+		{"-action", "reboot=shutdown,shutdown=pause"},
+
+		// QEMU itself bounds the console, and a guest that floods it costs
+		// nobody else anything.
+		{"-chardev", fmt.Sprintf("ringbuf,id=%s,size=%d", consoleChardev, vmm.ConsoleBytes)},
+		{"-device", "isa-serial,chardev=" + consoleChardev},
+		{"-chardev", fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", agentChardev, agentFD)},
+		// Devices take the buses that QEMU gives them, from the highest down,
+		// which is also the order in which guests find them.
+		{"-device", "virtio-serial-device,max_ports=2"},
+		{"-device", fmt.Sprintf("virtserialport,nr=1,chardev=%s,name=%s", agentChardev, vmm.PortName)},
+	}
+	for i, d := range c.Drives {
+		options = append(options, drive(i, d)...)
+	}
+	return flatten(options)
+}
+
+func flatten(options []option) []string {
+	var args []string
+	for _, o := range options {
+		args = append(args, o.flag)
+		if o.value != "" {
+			args = append(args, o.value)
+		}
+	}
+	return args
+}
+
+// machineType has no PCI, and of the old PC's parts only those a kernel waits
+// for in vain when they are missing: with ACPI, Linux looks a second for the
+// clock (rtc), and without the timer (pit) a kernel under emulation spends
+// 240 ms on calibrating another one.
+func machineType(c vmm.Config) string {
+	t := "microvm,isa-serial=off,rtc=on,usb=off,graphics=off,x-option-roms=off,mem-merge=off,dump-guest-core=off"
+	if acpiOff(c) {
+		t += ",acpi=off"
+	} else {
+		t += ",acpi=on"
+	}
+	if c.Accel == dayfly.TCG { // under KVM both are in the host's kernel
+		t += ",pic=off,pit=on"
+	}
+	return t
+}
+
+// acpiOff reports whether the kernel finds its devices by its command line,
+// where QEMU then puts them; a distribution's kernel only finds them by ACPI.
+func acpiOff(c vmm.Config) bool { return slices.Contains(c.Cmdline, "acpi=off") }
+
+func accel(c vmm.Config) string {
+	switch {
+	case c.Accel == dayfly.KVM:
+		return "kvm"
+	case c.CPUs == 1:
+		return "tcg,thread=single"
+	default:
+		return "tcg,thread=multi"
+	}
+}
+
+func cpuModel(c vmm.Config) string {
+	if c.Accel == dayfly.KVM {
+		return "host"
+	}
+	return "max"
+}
+
+// kernelParams ends with the caller's, so that they win.
+func kernelParams(c vmm.Config, tscKHz int) []string {
+	params := []string{
+		// First, so that no boot message is written byte by byte to the console,
+		// which is there for the words of a dying kernel.
+		"quiet",
+		"earlyprintk=serial,ttyS0,115200,keep",
+		"8250.nr_uarts=0", // the console needs no driver, and probing for one takes time
+		"panic=-1",        // reboot at once
+		"reboot=t",        // by triple fault: the one way that needs no device
+	}
+	if c.Accel == dayfly.TCG && tscKHz > 0 {
+		params = append(params, fmt.Sprintf("tsc_early_khz=%d", tscKHz), "tsc=reliable", "no_timer_check")
+	}
+	return append(params, c.Cmdline...)
+}
+
+// drive is a raw file or device. QEMU locks it against other writers. An error
+// of the host's storage, such as a full disk, is the guest's to see: a machine
+// that stopped instead would look as if it hung.
+func drive(i int, d vmm.Drive) []option {
+	node := "drive" + strconv.Itoa(i)
+	file := map[string]any{
+		"driver": "file", "filename": d.Path, "aio": "threads", "locking": "on",
+		"cache": map[string]bool{"direct": false, "no-flush": false},
+	}
+	raw := map[string]any{"driver": "raw", "node-name": node, "read-only": d.ReadOnly, "file": file}
+	if !d.ReadOnly {
+		raw["discard"], file["discard"] = "unmap", "unmap"
+	}
+	device := map[string]any{"driver": "virtio-blk-device", "drive": node, "werror": "report", "rerror": "report"}
+	return []option{{"-blockdev", jsonText(raw)}, {"-device", jsonText(device)}}
+}
+
+func jsonText(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // maps of strings and booleans always marshal
+	}
+	return string(b)
+}
+
+// comma keeps a value from ending at a comma in it.
+func comma(s string) string { return strings.ReplaceAll(s, ",", ",,") }

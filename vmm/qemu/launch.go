@@ -1,0 +1,176 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/undo"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// launch is a machine in the making.
+type launch struct {
+	driver *Driver
+	config vmm.Config
+	back   undo.Stack
+
+	endpoint *endpoint
+	agent    *os.File // QEMU's ends, closed here once it has them
+	qmp      *os.File
+	m        *machine
+	running  *call
+}
+
+// Launch starts a QEMU process and returns as soon as the guest's CPUs run. A
+// writable drive that another machine has is a Conflict.
+func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err error) {
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	l := &launch{driver: d}
+	if l.config, err = absolute(c); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.back.Run(ctx))
+		}
+	}()
+	if err := l.sockets(); err != nil {
+		return nil, err
+	}
+	if err := l.start(); err != nil {
+		return nil, err
+	}
+	if err := l.wait(ctx); err != nil {
+		return nil, err
+	}
+	l.back.Keep()
+	return l.m, nil
+}
+
+// sockets makes both ways to talk to QEMU and puts the first questions into
+// one: they are answered when QEMU gets there, without another round trip.
+func (l *launch) sockets() (err error) {
+	if l.endpoint, l.agent, err = listen(l.config.Dir); err != nil {
+		return fmt.Errorf("qemu: %w", err)
+	}
+	l.back.Push("agent socket", func(context.Context) error { return l.endpoint.remove() })
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return joinClose(fmt.Errorf("qemu: monitor socket: %w", err), l.agent)
+	}
+	l.qmp = theirs
+	l.m = newMachine(l.config.ID, l.endpoint, l.driver.log)
+	l.m.mon = newMonitor(ours, l.m.event)
+	l.back.Push("monitor", func(context.Context) error { _ = l.m.mon.Close(); return nil })
+	_, err = l.m.mon.send("qmp_capabilities", nil)
+	if err == nil {
+		l.running, err = l.m.mon.send("query-status", nil)
+	}
+	if err != nil {
+		return joinClose(err, l.agent, l.qmp)
+	}
+	return nil
+}
+
+func (l *launch) start() error {
+	defer l.agent.Close()
+	defer l.qmp.Close()
+	binary, err := l.driver.find()
+	if err != nil {
+		return err
+	}
+	khz := 0
+	if l.config.Accel == dayfly.TCG {
+		khz = l.driver.tsc.KHz()
+	}
+	l.m.proc, err = spawn(spec{
+		binary: binary,
+		args:   arguments(l.config, khz),
+		dir:    l.config.Dir,
+		files:  []*os.File{l.qmp, l.agent},
+		orphan: l.config.Orphan,
+	})
+	if err != nil {
+		return startError(err)
+	}
+	l.back.Push("process", func(context.Context) error { l.m.proc.kill(); return nil })
+	return nil
+}
+
+// wait returns when the guest runs. QMP greets early; a command, though, is
+// carried out only after everything was opened and the CPUs were let go, so
+// that its answer is the proof.
+func (l *launch) wait(ctx context.Context) error {
+	var status struct{ Running bool }
+	err := l.running.wait(ctx, &status)
+	if cause := ctx.Err(); cause != nil {
+		return cause
+	}
+	if err == nil {
+		if err = checkMajor(l.m.major()); err != nil {
+			return err
+		}
+		l.m.begin()
+		return nil
+	}
+	// Its last words are complete only when it is gone.
+	l.m.proc.kill()
+	return l.explain(ctx, err)
+}
+
+// refusals are the reasons to fail that QEMU is known to give, by its words.
+var refusals = []struct {
+	words string
+	kind  dayfly.Kind
+	msg   string
+}{
+	{` lock`, dayfly.Conflict, "a drive is in use by another machine, and one of the two writes: stop the other one first"},
+	{"ithout PVH ELF Note", dayfly.Invalid, "the guest kernel has no PVH entry: it needs CONFIG_PVH=y"},
+	{"not access KVM kernel module", dayfly.Unavailable, "KVM is not available on this host: use --accel tcg"},
+	{"failed to initialize kvm", dayfly.Unavailable, "KVM does not work on this host: use --accel tcg"},
+	{"annot set up guest memory", dayfly.Unavailable, "this host has too little free memory for the machine"},
+	{"annot allocate memory", dayfly.Unavailable, "this host has too little free memory for the machine"},
+}
+
+// explain finds out why QEMU ended, or why it does not answer.
+func (l *launch) explain(ctx context.Context, err error) error {
+	said := l.m.proc.words.String()
+	for _, r := range refusals {
+		if strings.Contains(said, r.words) {
+			return &dayfly.Error{Kind: r.kind, Msg: r.msg, Err: l.m.proc.lastWords()}
+		}
+	}
+	// One that is too old knows some option too little.
+	if _, old := l.driver.Version(ctx); old != nil {
+		return old
+	}
+	return &dayfly.Error{Kind: dayfly.Internal, Msg: "qemu did not start the machine", Err: errors.Join(err, l.m.proc.lastWords())}
+}
+
+// socketPair returns two connected sockets, one of them to be inherited.
+func socketPair() (ours net.Conn, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs = os.NewFile(uintptr(fds[1]), "qmp")
+	f := os.NewFile(uintptr(fds[0]), "qmp")
+	defer f.Close() // FileConn has a copy
+	ours, err = net.FileConn(f)
+	if err != nil {
+		return nil, nil, joinClose(err, theirs)
+	}
+	return ours, theirs, nil
+}

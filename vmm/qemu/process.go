@@ -1,0 +1,116 @@
+package qemu
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// maxWords bounds what is kept of QEMU's standard error.
+const maxWords = 64 << 10
+
+// process is a running QEMU.
+type process struct {
+	cmd   *exec.Cmd
+	words *tail         // of its standard error
+	done  chan struct{} // closed when it has been reaped
+}
+
+// spec is what a process is started from.
+type spec struct {
+	binary string
+	args   []string
+	dir    string
+	files  []*os.File // descriptors 3 and up
+	orphan bool
+}
+
+// spawn starts QEMU in a session of its own, so that a terminal's Ctrl-C does
+// not reach it. Unless it is an orphan the kernel kills it with us: that
+// signal comes with the death of the starting *thread*, so the thread is kept
+// until the process is gone.
+func spawn(s spec) (*process, error) {
+	p := &process{words: &tail{max: maxWords}, done: make(chan struct{})}
+	p.cmd = &exec.Cmd{
+		Path:       s.binary,
+		Args:       append([]string{s.binary}, s.args...),
+		Env:        []string{"LC_ALL=C"}, // errors are recognised by their text
+		Dir:        s.dir,
+		ExtraFiles: s.files,
+		Stderr:     p.words,
+		// Nobody else should hold standard error, but Wait must end.
+		WaitDelay:   time.Second,
+		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
+	}
+	if !s.orphan {
+		p.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer close(p.done)
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait() // its verdict is in ProcessState
+		}
+	}()
+	if err := <-started; err != nil {
+		<-p.done
+		return nil, err
+	}
+	return p, nil
+}
+
+// kill ends the process and waits until it is gone.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // no error but that it is gone already
+	<-p.done
+}
+
+// lastWords says how the process ended. It must have.
+func (p *process) lastWords() error {
+	how := "gone"
+	if p.cmd.ProcessState != nil {
+		how = p.cmd.ProcessState.String()
+	}
+	if said := p.words.String(); said != "" {
+		return fmt.Errorf("qemu: %s: %q", how, said)
+	}
+	return fmt.Errorf("qemu: %s", how)
+}
+
+// tail is a writer that keeps the last bytes.
+type tail struct {
+	max int
+
+	mu sync.Mutex
+	b  []byte
+}
+
+// Write never fails.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := len(p)
+	p = p[max(0, n-t.max):]
+	if drop := len(t.b) + len(p) - t.max; drop > 0 {
+		t.b = append(t.b[:0], t.b[drop:]...)
+	}
+	t.b = append(t.b, p...)
+	return n, nil
+}
+
+// Bytes returns a copy.
+func (t *tail) Bytes() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]byte(nil), t.b...)
+}
+
+func (t *tail) String() string { return string(t.Bytes()) }
