@@ -19,12 +19,12 @@ import (
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/guest/agent"
+	"github.com/dayfly/dayfly/guest/boot"
 )
 
 func main() {
 	if os.Getpid() == 1 {
-		boot()
-		return
+		initMachine()
 	}
 	if err := run(os.Args[1:]); err != nil {
 		if !errors.Is(err, flag.ErrHelp) {
@@ -34,11 +34,20 @@ func main() {
 	}
 }
 
-// boot is the init of a machine.
-func boot() {
-	// ---- The single call site of package guest/boot: boot.Run(...) goes here. ----
-	fmt.Fprintln(os.Stderr, "dayfly-guest: this build cannot be the init of a machine")
-	os.Exit(1)
+// initMachine is the life of pid 1. It does not return: where it cannot go on it
+// says why on the console and ends, and with it the machine.
+func initMachine() {
+	sys, err := boot.Prepare(dayfly.Version)
+	if err != nil {
+		boot.Die(err)
+	}
+	a := agent.New(agent.Config{
+		Version:    dayfly.Version,
+		Reaper:     agent.NewReaper(),
+		OnInit:     sys.Init,
+		OnPoweroff: sys.Poweroff,
+	})
+	boot.Die(sys.Serve(context.Background(), a.Handler()))
 }
 
 // run serves the in-guest API until SIGINT or SIGTERM.
