@@ -21,6 +21,7 @@ const (
 	recordName  = "kernel.json"
 	vmlinuxName = "vmlinux"
 	modulesDir  = "modules"
+	configName  = "config" // tuned kernels: the configuration they were compiled with
 )
 
 const recordVersion = 1
