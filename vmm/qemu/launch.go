@@ -136,7 +136,7 @@ var refusals = []struct {
 	kind  dayfly.Kind
 	msg   string
 }{
-	{` lock`, dayfly.Conflict, "a drive is in use by another machine, and one of the two writes: stop the other one first"},
+	{"Is another process using the image", dayfly.Conflict, "a drive is in use by another machine, and one of the two writes: stop the other one first"},
 	{"ithout PVH ELF Note", dayfly.Invalid, "the guest kernel has no PVH entry: it needs CONFIG_PVH=y"},
 	{"not access KVM kernel module", dayfly.Unavailable, "KVM is not available on this host: use --accel tcg"},
 	{"failed to initialize kvm", dayfly.Unavailable, "KVM does not work on this host: use --accel tcg"},
@@ -146,7 +146,7 @@ var refusals = []struct {
 
 // explain finds out why QEMU ended, or why it does not answer.
 func (l *launch) explain(ctx context.Context, err error) error {
-	said := l.m.proc.words.String()
+	said := string(l.m.proc.words.Bytes())
 	for _, r := range refusals {
 		if strings.Contains(said, r.words) {
 			return &dayfly.Error{Kind: r.kind, Msg: r.msg, Err: l.m.proc.lastWords()}

@@ -35,7 +35,7 @@ type machine struct {
 	exit     vmm.Exit // valid once done is closed
 
 	reading sync.Mutex // held while the console is read, which empties it
-	console tail
+	console *vmm.Tail
 }
 
 func newMachine(id string, e *endpoint, log *slog.Logger) *machine {
@@ -46,7 +46,7 @@ func newMachine(id string, e *endpoint, log *slog.Logger) *machine {
 		shutdown: make(chan string, 1),
 		stopped:  make(chan struct{}, 1),
 		done:     make(chan struct{}),
-		console:  tail{max: vmm.ConsoleBytes},
+		console:  vmm.NewTail(vmm.ConsoleBytes),
 	}
 }
 
@@ -264,7 +264,7 @@ func (m *machine) awaitDeath() {
 
 // said is the end of QEMU's standard error as an error, or nil.
 func (m *machine) said() error {
-	if s := m.proc.words.String(); s != "" {
+	if s := m.proc.words.Bytes(); len(s) > 0 {
 		return fmt.Errorf("qemu said %q", s)
 	}
 	return nil

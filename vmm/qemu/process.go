@@ -5,9 +5,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"sync"
 	"syscall"
 	"time"
+
+	"github.com/dayfly/dayfly/vmm"
 )
 
 // maxWords bounds what is kept of QEMU's standard error.
@@ -16,7 +17,7 @@ const maxWords = 64 << 10
 // process is a running QEMU.
 type process struct {
 	cmd   *exec.Cmd
-	words *tail         // of its standard error
+	words *vmm.Tail     // of its standard error
 	done  chan struct{} // closed when it has been reaped
 }
 
@@ -34,7 +35,7 @@ type spec struct {
 // signal comes with the death of the starting *thread*, so the thread is kept
 // until the process is gone.
 func spawn(s spec) (*process, error) {
-	p := &process{words: &tail{max: maxWords}, done: make(chan struct{})}
+	p := &process{words: vmm.NewTail(maxWords), done: make(chan struct{})}
 	p.cmd = &exec.Cmd{
 		Path:       s.binary,
 		Args:       append([]string{s.binary}, s.args...),
@@ -79,38 +80,8 @@ func (p *process) lastWords() error {
 	if p.cmd.ProcessState != nil {
 		how = p.cmd.ProcessState.String()
 	}
-	if said := p.words.String(); said != "" {
+	if said := p.words.Bytes(); len(said) > 0 {
 		return fmt.Errorf("qemu: %s: %q", how, said)
 	}
 	return fmt.Errorf("qemu: %s", how)
 }
-
-// tail is a writer that keeps the last bytes.
-type tail struct {
-	max int
-
-	mu sync.Mutex
-	b  []byte
-}
-
-// Write never fails.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := len(p)
-	p = p[max(0, n-t.max):]
-	if drop := len(t.b) + len(p) - t.max; drop > 0 {
-		t.b = append(t.b[:0], t.b[drop:]...)
-	}
-	t.b = append(t.b, p...)
-	return n, nil
-}
-
-// Bytes returns a copy.
-func (t *tail) Bytes() []byte {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return append([]byte(nil), t.b...)
-}
-
-func (t *tail) String() string { return string(t.Bytes()) }

@@ -97,7 +97,7 @@ var promises = []promise{
 	{"EndedMachineRefuses", endedMachineRefuses, false},
 	{"ConsoleIsBounded", consoleIsBounded, false},
 
-	{"LostProcessIsReaped", closedProcessIsGone, true},
+	{"ClosedProcessIsGone", closedProcessIsGone, true},
 	{"ParentsDeathKills", parentsDeathKills, true},
 	{"OrphanOutlivesItsParent", orphanOutlivesItsParent, true},
 	{"CommandLineHoldsNoEnvironment", commandLineHoldsNoEnvironment, true},

@@ -18,8 +18,11 @@ import (
 	"time"
 )
 
-// Guest is what the conversation acts on. Reboot, Panic and Exit end the guest
-// and are not expected to return.
+// ErrEnd is what Reboot and Panic of a Guest return where they return at all:
+// the guest has ended, and Serve with it.
+var ErrEnd = errors.New("the guest has ended")
+
+// Guest is what the conversation acts on.
 type Guest interface {
 	Drive(i int) (Drive, error)     // drive i, counted from 0
 	Console(line string) error      // writes a line to the guest's console
@@ -44,7 +47,8 @@ const MaxLine = 64 << 10
 // the number of connections it has seen end.
 const Hello = "hello"
 
-// Serve answers on one connection until it ends, which is not an error.
+// Serve answers on one connection until it ends, which is not an error, or
+// until the guest does, which is ErrEnd.
 // hangUps is told to the other side in the greeting.
 func Serve(conn io.ReadWriter, g Guest, hangUps int) error {
 	if _, err := fmt.Fprintf(conn, "%s %d\n", Hello, hangUps); err != nil {
@@ -70,6 +74,9 @@ func reply(conn io.Writer, g Guest, words []string) error {
 		return nil
 	}
 	said, err := act(g, words[0], words[1:])
+	if errors.Is(err, ErrEnd) {
+		return err
+	}
 	if err != nil {
 		said = "error " + strings.ReplaceAll(err.Error(), "\n", " ")
 	} else {

@@ -1,0 +1,143 @@
+// Package fake is a vmm.Driver for fast tests: its guests are Go functions in
+// this process.
+//
+// It is held to the same suite as the real drivers, so that what a test of the
+// code above sees of a machine (the channel, pausing, the ways to end, locked
+// drives, refused configs) is what it would see of a virtual one. There is
+// neither a kernel nor a process: PID is a number that no process has, and
+// Orphan means nothing.
+package fake
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// Guest is what runs in a machine. Returning nil powers the machine off, and an
+// error is a kernel panic with that text. It must return soon after ctx ends,
+// which is when the machine has been closed or crashed.
+type Guest func(ctx context.Context, in Inside) error
+
+// Inside is a machine seen by its guest.
+type Inside struct {
+	Config  vmm.Config
+	Port    net.Listener // the port's connections, one after another; the host's hang-up is io.EOF
+	Console io.Writer
+}
+
+// Driver makes machines of one kind of guest. It is a vmm.Driver.
+type Driver struct {
+	guest  Guest
+	refuse func(vmm.Config) error
+}
+
+var _ vmm.Driver = (*Driver)(nil)
+
+// New makes a driver whose machines run guest. refuse, unless nil, is asked
+// before every launch, which fails with its error.
+func New(guest Guest, refuse func(vmm.Config) error) *Driver {
+	return &Driver{guest, refuse}
+}
+
+// Name is "fake".
+func (*Driver) Name() string { return "fake" }
+
+// Version is that of the contract held to.
+func (*Driver) Version(context.Context) (string, error) { return "1", nil }
+
+// pids counts up from Linux's highest possible process id (PID_MAX_LIMIT in
+// include/linux/threads.h), so that a stray signal meets nobody.
+var pids atomic.Int64
+
+const pidMax = 4 << 20
+
+// Launch starts the guest.
+func (d *Driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	if d.refuse != nil {
+		if err := d.refuse(c); err != nil {
+			return nil, err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	locks, err := lockDrives(c.Drives)
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{
+		pid:     int(pidMax + pids.Add(1)),
+		port:    newPort(),
+		console: vmm.NewTail(vmm.ConsoleBytes),
+		locks:   locks,
+		done:    make(chan struct{}),
+	}
+	alive, end := context.WithCancelCause(context.Background())
+	m.end = end
+	go m.run(alive, d.guest, c)
+	return m, nil
+}
+
+// Crash makes the VMM of a machine of this package die.
+func Crash(m vmm.Machine) error {
+	f, ok := m.(*machine)
+	if !ok {
+		return errors.New("fake: not a machine of this package")
+	}
+	f.end(errCrash)
+	return nil
+}
+
+var (
+	errCrash  = errors.New("fake: the VMM was killed")
+	errClosed = errors.New("fake: closed")
+)
+
+// machine is one guest.
+type machine struct {
+	pid     int
+	port    *port
+	console *vmm.Tail
+	locks   []*os.File
+	end     context.CancelCauseFunc
+	done    chan struct{}
+	exit    vmm.Exit // valid once done is closed
+}
+
+// run is the machine's whole life.
+func (m *machine) run(ctx context.Context, guest Guest, c vmm.Config) {
+	stop := context.AfterFunc(ctx, m.port.shut)
+	err := guest(ctx, Inside{Config: c, Port: m.port, Console: m.console})
+	stop()
+	m.port.shut()
+	m.exit = m.why(context.Cause(ctx), err)
+	for _, f := range m.locks {
+		_ = f.Close()
+	}
+	m.end(nil)
+	close(m.done)
+}
+
+// why tells the host's doing, ended, from the guest's own.
+func (m *machine) why(ended, guest error) vmm.Exit {
+	switch {
+	case errors.Is(ended, errClosed):
+		return vmm.Exit{Cause: vmm.Closed}
+	case ended != nil:
+		return vmm.Exit{Cause: vmm.Crash, Err: ended}
+	case guest != nil:
+		_, _ = io.WriteString(m.console, "Kernel panic - not syncing: "+guest.Error()+"\n")
+		return vmm.Exit{Cause: vmm.Panic, Err: guest}
+	default:
+		return vmm.Exit{Cause: vmm.PowerOff}
+	}
+}

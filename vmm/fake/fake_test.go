@@ -1,0 +1,82 @@
+package fake_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/vmm/fake"
+	"github.com/dayfly/dayfly/vmm/vmmtest"
+	"github.com/dayfly/dayfly/vmm/vmmtest/script"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestConformance(t *testing.T) {
+	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup {
+		s := vmmtest.Setup{
+			Driver: fake.New(run, nil), Accel: dayfly.TCG, Crash: fake.Crash,
+			Kernel: filepath.Join(t.TempDir(), "kernel"), Initramfs: filepath.Join(t.TempDir(), "initramfs"),
+		}
+		for _, f := range []string{s.Kernel, s.Initramfs} {
+			if err := os.WriteFile(f, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return s
+	})
+}
+
+var errPanic = errors.New("asked to")
+
+// run serves the suite's conversation.
+func run(_ context.Context, in fake.Inside) error {
+	g := &inside{Inside: in, booted: time.Now()}
+	for hangUps := 0; ; hangUps++ {
+		conn, err := in.Port.Accept()
+		if err != nil {
+			return nil // the host ended the machine
+		}
+		err = script.Serve(conn, g, hangUps)
+		_ = conn.Close()
+		if errors.Is(err, script.ErrEnd) {
+			return g.end
+		}
+	}
+}
+
+type inside struct {
+	fake.Inside
+	booted time.Time
+	end    error
+}
+
+func (g *inside) Drive(i int) (script.Drive, error) {
+	if i >= len(g.Config.Drives) {
+		return nil, fmt.Errorf("no drive %d", i)
+	}
+	how := os.O_RDWR
+	if g.Config.Drives[i].ReadOnly {
+		how = os.O_RDONLY
+	}
+	return os.OpenFile(g.Config.Drives[i].Path, how, 0)
+}
+
+func (g *inside) Console(line string) error {
+	_, err := io.WriteString(g.Inside.Console, line+"\n")
+	return err
+}
+
+func (g *inside) Cmdline() string                { return strings.Join(g.Config.Cmdline, " ") }
+func (g *inside) Uptime() (time.Duration, error) { return time.Since(g.booted), nil }
+func (g *inside) Reboot() error                  { return script.ErrEnd }
+func (g *inside) Panic() error                   { g.end = errPanic; return script.ErrEnd }
