@@ -1,6 +1,7 @@
 package needs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -40,9 +41,10 @@ var (
 	kvm        = &capability{name: "kvm", remedy: "use a machine whose KVM runs a stock guest kernel, and make test", probe: probeKVM}
 	vhostVsock = &capability{name: "vhost-vsock", remedy: "run modprobe vhost_vsock on a kernel that has it", probe: device("/dev/vhost-vsock")}
 	kernelDeb  = &capability{name: "kernel-package", remedy: setupTest, probe: probeKernelDeb}
+	kernelSrc  = &capability{name: "kernel-source", remedy: "run packaging/setup.sh kernel", probe: probeKernelSource}
 	state      = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
 
-	capabilities = []*capability{root, mount, loop, e2fsprogs, mmdebstrap, python, qemu, kvm, vhostVsock, kernelDeb, state}
+	capabilities = []*capability{root, mount, loop, e2fsprogs, mmdebstrap, python, qemu, kvm, vhostVsock, kernelDeb, kernelSrc, state}
 )
 
 // Root needs the test to run as root.
@@ -77,6 +79,10 @@ func VhostVsock(t testing.TB) { t.Helper(); vhostVsock.require(t) }
 // KernelDeb needs Debian's cloud kernel package, and returns the newest one's path.
 func KernelDeb(t testing.TB) string { t.Helper(); return kernelDeb.require(t) }
 
+// KernelSource needs the source that tuned kernels are compiled from, and what
+// configures it. It returns the tarball's path.
+func KernelSource(t testing.TB) string { t.Helper(); return kernelSrc.require(t) }
+
 // State needs a prepared state directory, with a kernel and the image base,
 // and returns its path. All tests share it: add to it only what you take away.
 func State(t testing.TB) string { t.Helper(); return state.require(t) }
@@ -95,7 +101,7 @@ func probeMount() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(dir)
+	defer func() { _ = os.Remove(dir) }()
 	if err := unix.Mount("dayfly", dir, "tmpfs", 0, "size=64k"); err != nil {
 		return "", fmt.Errorf("mounting a tmpfs: %w", err)
 	}
@@ -149,7 +155,7 @@ func probeQEMU() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := exec.Command(path, "--version").Output()
+	out, err := exec.CommandContext(context.Background(), path, "--version").Output()
 	if err != nil {
 		return "", fmt.Errorf("%s --version: %w", path, err)
 	}
@@ -199,4 +205,15 @@ func probeState() (string, error) {
 	}
 	_, err := os.Stat(dir)
 	return dir, err
+}
+
+func probeKernelSource() (string, error) {
+	const source = "/usr/src/linux-source-6.12.tar.xz"
+	for _, program := range []string{"gcc", "make", "flex", "bison", "xz"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return "", err
+		}
+	}
+	_, err := os.Stat(source)
+	return source, err
 }
