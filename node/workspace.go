@@ -234,7 +234,9 @@ func (w *workspace) stop(ctx context.Context) error {
 	if !clean {
 		reason = fmt.Sprintf("the guest did not power off within %s and was cut off: its disk is as after a power failure", stopDeadline)
 	}
-	return errors.Join(err, syncAll(w.dir), w.become(dayfly.Stopped, func(ws *dayfly.Workspace) { ws.Reason = reason }))
+	return errors.Join(err, syncAll(w.dir), w.become(dayfly.Stopped, func(ws *dayfly.Workspace) {
+		ws.Reason, ws.Spec.Keep = reason, true // whoever stops a workspace wants its disk
+	}))
 }
 
 // powerOff reports whether the guest shut down by itself in time.

@@ -25,9 +25,9 @@ var steps = []struct {
 	{"crypt", (*System).openDisk},
 	{"disk", (*System).mountDisk},
 	{"root", (*System).mountRoot},
+	{"identity", (*System).setIdentity},
 	{"overlay", (*System).mountOverlay},
 	{"enter", (*System).enterRoot},
-	{"identity", (*System).setIdentity},
 }
 
 // Init carries out in once. Repeated, it renews only what may be renewed: the
@@ -73,6 +73,8 @@ func release() string {
 // enters the result and these names go out of sight.
 const (
 	diskDir  = "/disk"
+	upperDir = diskDir + "/upper"
+	workDir  = diskDir + "/work"
 	lowerDir = "/lower"
 	rootDir  = "/root"
 	cryptDev = "dayfly"
@@ -103,8 +105,8 @@ func (s *System) mountDisk(_ context.Context, in *wire.Init) error {
 	if err := (mount{in.Root.Disk, diskDir, "ext4", unix.MS_NOATIME, "noinit_itable"}).do(); err != nil {
 		return err
 	}
-	for _, d := range []string{"/upper", "/work"} {
-		if err := os.Mkdir(diskDir+d, 0o755); err != nil && !os.IsExist(err) {
+	for _, d := range []string{upperDir, workDir} {
+		if err := os.Mkdir(d, 0o755); err != nil && !os.IsExist(err) {
 			return err
 		}
 	}
@@ -124,7 +126,7 @@ func (s *System) mountRoot(_ context.Context, in *wire.Init) error {
 // mountOverlay lays the disk over the image. redirect_dir lets a directory of
 // the image be renamed, as on any other file system.
 func (s *System) mountOverlay(context.Context, *wire.Init) error {
-	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%[2]s/work,redirect_dir=on", lowerDir, diskDir)
+	const opts = "lowerdir=" + lowerDir + ",upperdir=" + upperDir + ",workdir=" + workDir + ",redirect_dir=on"
 	return mount{"overlay", rootDir, "overlay", unix.MS_NOATIME, opts}.do()
 }
 
