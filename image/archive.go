@@ -75,12 +75,11 @@ func plainFile(r io.Reader) (*os.File, int64) {
 }
 
 func (s *Store) spool(ctx context.Context, r io.Reader, to *os.File, report *reporter) (int64, error) {
-	plain, err := s.unpack(&watched{ctx, r, report.step("read archive", 0)})
+	plain, err := s.unpack(&watched{ctx, r, report.step("read archive", 0)}, s.limits.ImageBytes, "image bytes")
 	if err != nil {
 		return 0, err
 	}
 	defer plain.close()
-	plain.limits.LayerBytes = s.limits.ImageBytes
 	n, err := io.Copy(to, plain)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = dayfly.Errorf(dayfly.Invalid, "the archive ends early: it is truncated")

@@ -90,6 +90,8 @@ type unpacked struct {
 	out    io.Reader
 	close  func()
 	limits Limits
+	most   int64  // bytes
+	limit  string // which limit that is
 	read   int64
 }
 
@@ -103,10 +105,10 @@ var (
 // 8 MiB, and 128 MiB at their highest setting.
 const zstdWindow = 128 << 20
 
-// unpack finds out by its first bytes how a stream is compressed: media types
-// are wrong too often, and both formats are certain.
-func (s *Store) unpack(from io.Reader) (*unpacked, error) {
-	u := &unpacked{in: &counted{from: from}, limits: s.limits, close: func() {}}
+// unpack decompresses at most so many bytes. It finds out by its first bytes how a stream
+// is compressed: media types are wrong too often, and both formats are certain.
+func (s *Store) unpack(from io.Reader, most int64, limit string) (*unpacked, error) {
+	u := &unpacked{in: &counted{from: from}, limits: s.limits, most: most, limit: limit, close: func() {}}
 	buf := bufio.NewReaderSize(u.in, 64<<10)
 	magic, err := buf.Peek(len(zstdMagic))
 	if err != nil && err != io.EOF {
@@ -139,8 +141,8 @@ func isZstd(magic []byte) bool {
 func (u *unpacked) Read(p []byte) (int, error) {
 	n, err := u.out.Read(p)
 	u.read += int64(n)
-	if u.read > u.limits.LayerBytes {
-		return 0, exceeded("unpacked data", "layer bytes", u.read, u.limits.LayerBytes)
+	if u.read > u.most {
+		return 0, exceeded("unpacked data", u.limit, "more", u.most)
 	}
 	if u.read > u.limits.RatioFloor && u.read > u.in.read*u.limits.Ratio {
 		return 0, exceeded("unpacked data", "compression ratio", u.read/max(1, u.in.read), u.limits.Ratio)

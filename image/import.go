@@ -48,7 +48,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 	case a.files["manifest.json"] != nil:
 		all, err = s.fromDocker(ctx, a, o)
 	default:
-		err = dayfly.Errorf(dayfly.Invalid, "this is neither a docker save archive nor an OCI layout: it has no manifest.json and no index.json")
+		err = dayfly.Errorf(dayfly.Invalid, "this is neither a docker save archive nor an OCI layout: it has no manifest.json and no index.json, or it is truncated before them")
 	}
 	if err != nil {
 		return nil, err

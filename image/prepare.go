@@ -93,16 +93,17 @@ func (s *Store) apply(ctx context.Context, root *layer.Root, f *found, i int, le
 	if err != nil {
 		return err
 	}
-	plain, err := s.unpack(blob)
+	most, limit := s.limits.LayerBytes, "layer bytes"
+	if *left < most {
+		most, limit = *left, "image bytes"
+	}
+	plain, err := s.unpack(blob, most, limit)
 	if err != nil {
 		return err
 	}
 	defer plain.close()
 	diff := sha256.New()
 	tar := io.TeeReader(plain, diff)
-	if plain.limits.LayerBytes = min(plain.limits.LayerBytes, *left); *left <= 0 {
-		return exceeded("unpacked data", "image bytes", s.limits.ImageBytes, s.limits.ImageBytes)
-	}
 	if err := root.Apply(ctx, tar); err != nil {
 		return err
 	}

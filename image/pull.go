@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 
@@ -129,8 +130,13 @@ type remoteBlob struct {
 
 func (b *remoteBlob) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && !isEnd(err) {
+	var network net.Error
+	switch {
+	case err == nil, err == io.EOF:
+	case b.ctx.Err() != nil, errors.As(err, &network):
 		err = b.of.error(b.ctx, err)
+	default: // the client library's own checks; ours say the same in our words
+		err = io.ErrUnexpectedEOF
 	}
 	return n, err
 }

@@ -180,8 +180,9 @@ func parsePlatform(s string) (v1.Platform, error) {
 
 // blobError gives a truncated blob its place among the errors.
 func (s *Store) blobError(err error) error {
+	var e *dayfly.Error
 	var t *truncated
-	if errors.As(err, &t) {
+	if !errors.As(err, &e) && errors.As(err, &t) {
 		return dayfly.Errorf(dayfly.Invalid, "%w: it is truncated", t)
 	}
 	return err

@@ -131,7 +131,7 @@ func describe(path, name string, first map[uint64]string) (string, error) {
 		unix.S_IFDIR: "d", unix.S_IFREG: "f", unix.S_IFLNK: "l", unix.S_IFCHR: "c", unix.S_IFBLK: "b", unix.S_IFIFO: "p",
 	}[st.Mode&unix.S_IFMT]
 	line := fmt.Sprintf("%s %04o %d:%d %s", letter, st.Mode&0o7777, st.Uid, st.Gid, Quote(name))
-	if letter != "d" && st.Nlink > 1 {
+	if letter == "f" && st.Nlink > 1 { // mke2fs keeps the identity of no others, which nobody can tell by
 		if same, ok := first[st.Ino]; ok {
 			return line + " = " + Quote(same), nil
 		}
