@@ -35,7 +35,7 @@ func writeEncrypted(ctx context.Context, w io.WriterAt, s *seed, key *keyring.Ke
 		for j := range n {
 			c.Encrypt(buf[j*BlockSize:(j+1)*BlockSize], s.block(i+j), s.index[i+j])
 		}
-		if _, err := w.WriteAt(buf, int64(s.index[i])*BlockSize); err != nil { //nolint:gosec // below MaxSize, checked when the seed was made or read
+		if _, err := w.WriteAt(buf, int64(s.index[i])*BlockSize); err != nil { // below MaxSize, checked when the seed was made or read
 			return err
 		}
 	}

@@ -33,9 +33,9 @@ func (s *seed) encode() []byte {
 	b := make([]byte, 0, seedHeader+len(s.index)*8+len(s.data)+seedTrailer)
 	b = append(b, seedMagic...)
 	b = binary.BigEndian.AppendUint32(b, seedVersion)
-	b = binary.BigEndian.AppendUint64(b, uint64(s.size)) //nolint:gosec // never negative
+	b = binary.BigEndian.AppendUint64(b, uint64(s.size)) // never negative
 	b = binary.BigEndian.AppendUint32(b, BlockSize)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(s.index))) //nolint:gosec // at most maxBlocks
+	b = binary.BigEndian.AppendUint32(b, uint32(len(s.index))) // at most maxBlocks
 	for _, n := range s.index {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}

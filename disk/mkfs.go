@@ -141,7 +141,7 @@ func writtenBlocks(f *os.File, size int64) (*seed, error) {
 			return nil, fmt.Errorf("mke2fs wrote more than %d blocks", maxBlocks)
 		}
 		for i := range n {
-			s.index = append(s.index, uint64(start)/BlockSize+uint64(i)) //nolint:gosec // never negative
+			s.index = append(s.index, uint64(start)/BlockSize+uint64(i)) // never negative
 		}
 		run := make([]byte, n*BlockSize)
 		if _, err := io.ReadFull(io.NewSectionReader(f, start, int64(len(run))), run); err != nil {

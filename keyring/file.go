@@ -25,7 +25,7 @@ func writeNew(path string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // it has a second name by then, or no use
 	if err := writeSync(f, content); err != nil {
 		return err
 	}

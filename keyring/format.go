@@ -33,7 +33,7 @@ func encode(wrapped []byte) ([]byte, error) {
 	}
 	b := append(make([]byte, 0, headerLen+len(wrapped)+trailerLen), magic...)
 	b = binary.BigEndian.AppendUint16(b, fileVersion)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(wrapped))) //nolint:gosec // at most maxWrapped, checked above
+	b = binary.BigEndian.AppendUint16(b, uint16(len(wrapped))) // at most maxWrapped, checked above
 	b = append(b, wrapped...)
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
 }

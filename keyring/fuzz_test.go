@@ -38,7 +38,7 @@ func FuzzUnwrap(f *testing.F) {
 		f.Fatal(err)
 	}
 	// A fixed nonce: each fuzzing process makes these bytes anew.
-	good := append(append([]byte{wrapVersion}, m.print[:]...), make([]byte, nonceLen)...)
+	good := append(append([]byte{wrapVersion}, m.fingerprint[:]...), make([]byte, nonceLen)...)
 	good = m.aead.Seal(good, good[1+printLen:wrapHeader], make([]byte, KeySize), []byte("w"))
 	f.Add(good, "w")
 	f.Add(good[:wrapHeader], "w")

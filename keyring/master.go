@@ -114,8 +114,8 @@ func checkOwner(path string, st os.FileInfo) error {
 // the context is the additional data. Random 96-bit nonces are safe for 2^32
 // secrets under one key (NIST SP 800-38D, 8.3), and a workspace makes one.
 type master struct {
-	aead  cipher.AEAD
-	print [printLen]byte
+	aead        cipher.AEAD
+	fingerprint [printLen]byte
 }
 
 const (
@@ -137,12 +137,12 @@ func newWrapper(key []byte) (*master, error) {
 	// The fingerprint only tells keys apart; its label keeps it from being the
 	// hash of the key that anything else might use.
 	sum := sha256.Sum256(append([]byte("dayfly master key fingerprint\n"), key...))
-	return &master{aead: aead, print: [printLen]byte(sum[:printLen])}, nil
+	return &master{aead: aead, fingerprint: [printLen]byte(sum[:printLen])}, nil
 }
 
 // Wrap implements KeyWrapper.
 func (m *master) Wrap(_ context.Context, plain []byte, keyContext string) ([]byte, error) {
-	b := append([]byte{wrapVersion}, m.print[:]...)
+	b := append([]byte{wrapVersion}, m.fingerprint[:]...)
 	var nonce [nonceLen]byte
 	_, _ = rand.Read(nonce[:]) // never fails: crypto/rand ends the process instead
 	b = append(b, nonce[:]...)
@@ -154,7 +154,7 @@ func (m *master) Unwrap(_ context.Context, wrapped []byte, keyContext string) ([
 	if len(wrapped) < wrapHeader || wrapped[0] != wrapVersion {
 		return nil, fmt.Errorf("not wrapped by a master key file: %w", ErrCorrupted)
 	}
-	if [printLen]byte(wrapped[1:]) != m.print {
+	if [printLen]byte(wrapped[1:]) != m.fingerprint {
 		return nil, ErrWrongMaster
 	}
 	nonce := wrapped[1+printLen : wrapHeader]

@@ -30,8 +30,8 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	ok, err := run(ctx, flag.Args(), *strict)
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 	}
