@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+)
+
+// Exit codes. Those of run and exec are as docker, timeout(1) and shells have
+// them; docs/cli.md has the table.
+const (
+	exitFailed    = 1
+	exitUsage     = 2
+	exitTimeout   = 124
+	exitOwn       = 125 // of run and exec: the fault is not the command's
+	exitSignalled = 128 // and the number of the signal
+)
+
+// exitError ends the program with a code, and a message if err is not nil.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// usageError is a command line that cannot be understood.
+type usageError struct {
+	command string
+	err     error
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func wrongUsage(c *cobra.Command, err error) error { return &usageError{c.CommandPath(), err} }
+
+// interrupted is the cause of a context that a signal ended.
+type interrupted struct{ signal syscall.Signal }
+
+func (e interrupted) Error() string { return "interrupted by " + unix.SignalName(e.signal) }
+
+// interruptible returns a context that SIGINT, SIGTERM and SIGHUP end. A second
+// one then ends the process, as it would have without us.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	ch := notify(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		select {
+		case s := <-ch:
+			signal.Stop(ch)
+			cancel(interrupted{s.(syscall.Signal)})
+		case <-ctx.Done():
+			signal.Stop(ch)
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// cause prefers the reason for which ctx ended to the error it led to.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// forCommands marks run and exec, whose own exit codes must not look like
+// those of the commands they run.
+var forCommands = map[string]string{"exit": "command"}
+
+// exit tells the user about err and returns the program's exit code.
+func (a *app) exit(cmd *cobra.Command, err error) int {
+	var coded *exitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &coded) && coded.err == nil:
+	default:
+		a.explain(err)
+	}
+	return codeOf(cmd, err)
+}
+
+// codeOf returns the exit code for err. cmd is what the error is of.
+func codeOf(cmd *cobra.Command, err error) int {
+	var coded *exitError
+	var usage *usageError
+	var sig interrupted
+	switch {
+	case errors.As(err, &coded):
+		return coded.code
+	case errors.As(err, &sig):
+		return exitSignalled + int(sig.signal)
+	case cmd != nil && cmd.Annotations["exit"] == "command":
+		return exitOwn
+	case errors.As(err, &usage):
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// explain prints an error and, where there is more to say, what to do.
+func (a *app) explain(err error) {
+	fmt.Fprintf(a.stderr, "dayfly: %s\n", describe(err))
+	if hint := a.hint(err); hint != "" {
+		fmt.Fprintf(a.stderr, "hint: %s\n", hint)
+	}
+}
+
+// describe words an error for people: its stage and message, without the
+// causes that are for a log.
+func describe(err error) string {
+	var e *dayfly.Error
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	if e.Stage == "" || strings.HasPrefix(e.Msg, e.Stage+":") {
+		return e.Msg
+	}
+	return e.Stage + ": " + e.Msg
+}
+
+func (a *app) hint(err error) string {
+	var e *dayfly.Error
+	var usage *usageError
+	switch {
+	case errors.As(err, &usage):
+		return usage.command + " --help"
+	case !errors.As(err, &e):
+		return ""
+	case e.Kind == dayfly.Unavailable && strings.HasPrefix(e.Msg, "server: "):
+		return "is it running? dayfly serve starts one; without --host and DAYFLY_HOST none is needed"
+	case e.Kind == dayfly.Unavailable, e.Kind == dayfly.Internal:
+		return "dayfly doctor says what this host can do and what it lacks"
+	}
+	return ""
+}

@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/api"
+	"github.com/dayfly/dayfly/image"
+	"github.com/dayfly/dayfly/kernel"
+	"github.com/dayfly/dayfly/keyring"
+	"github.com/dayfly/dayfly/node"
+	"github.com/dayfly/dayfly/vmm/qemu"
+)
+
+// host is this machine over one state directory. Each part is opened when it
+// is first asked for: starting a workspace does not wait for what it does not use.
+type host struct {
+	dir string
+	log *slog.Logger
+
+	images  func() (*image.Store, error)
+	kernels func() (*kernel.Store, error)
+	node    func() (*node.Node, error)
+
+	mu     sync.Mutex
+	opened *node.Node // if it was
+}
+
+// newHost makes the backend of this machine. Nothing is opened yet.
+func newHost(dir string, log *slog.Logger) (backend, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, stateError(dir, err)
+	}
+	h := &host{dir: dir, log: log}
+	h.images = sync.OnceValues(func() (*image.Store, error) {
+		return image.Open(filepath.Join(dir, "images"), image.Options{Log: log})
+	})
+	h.kernels = sync.OnceValues(func() (*kernel.Store, error) {
+		return kernel.Open(filepath.Join(dir, "kernels"), guestBinary())
+	})
+	h.node = sync.OnceValues(h.openNode)
+	return h, nil
+}
+
+func stateError(dir string, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return &dayfly.Error{Kind: dayfly.Denied, Err: err,
+			Msg: "the state directory " + dir + " is not writable: run as root, or choose another with --state"}
+	}
+	return dayfly.Errorf(dayfly.Unavailable, "the state directory: %w", err)
+}
+
+//go:embed guestbin
+var guestbin embed.FS
+
+// guestBinary returns the agent, nil if this program was built without it.
+func guestBinary() []byte {
+	b, err := guestbin.ReadFile("guestbin/dayfly-guest")
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
+var errNoGuest = &dayfly.Error{
+	Kind: dayfly.Unavailable, Stage: "kernel",
+	Msg: "this dayfly was built without the guest agent: build it with make build",
+}
+
+func (h *host) openNode() (*node.Node, error) {
+	if _, err := fs.Stat(guestbin, "guestbin/dayfly-guest"); err != nil {
+		return nil, errNoGuest
+	}
+	images, err := h.images()
+	if err != nil {
+		return nil, err
+	}
+	kernels, err := h.kernels()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := keyring.Open(h.dir)
+	if err != nil {
+		return nil, err
+	}
+	n, err := node.Open(context.Background(), node.Config{
+		Dir: h.dir, Images: images, Kernels: kernels, Keys: keys, Log: h.log,
+		Driver: qemu.New(qemu.Options{Log: h.log}), KillOrphans: qemu.KillOrphans,
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.opened = n
+	return n, nil
+}
+
+func (h *host) options() api.Options {
+	return api.Options{
+		Workspaces: hostWorkspaces{h}, Guests: hostWorkspaces{h}, Images: hostImages{h},
+		Kernels: hostKernels{h}, Host: hostWorkspaces{h},
+	}
+}
+
+// Close ends every workspace of this process but those to be kept, which stop.
+func (h *host) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.opened == nil {
+		return nil
+	}
+	return h.opened.Close()
+}
+
+// hostWorkspaces is the node, opened when first used.
+type hostWorkspaces struct{ h *host }
+
+func (w hostWorkspaces) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, error) {
+	n, err := w.h.node()
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return n.Create(ctx, spec)
+}
+
+func (w hostWorkspaces) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	n, err := w.h.node()
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return n.Start(ctx, id)
+}
+
+func (w hostWorkspaces) Stop(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	n, err := w.h.node()
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return n.Stop(ctx, id)
+}
+
+func (w hostWorkspaces) Get(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	n, err := w.h.node()
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return n.Get(ctx, id)
+}
+
+func (w hostWorkspaces) List(ctx context.Context) ([]dayfly.Workspace, error) {
+	n, err := w.h.node()
+	if err != nil {
+		return nil, err
+	}
+	return n.List(ctx)
+}
+
+func (w hostWorkspaces) Delete(ctx context.Context, id dayfly.ID) error {
+	n, err := w.h.node()
+	if err != nil {
+		return err
+	}
+	return n.Delete(ctx, id)
+}
+
+func (w hostWorkspaces) Dial(ctx context.Context, id dayfly.ID, port uint16) (net.Conn, error) {
+	n, err := w.h.node()
+	if err != nil {
+		return nil, err
+	}
+	return n.Dial(ctx, id, port)
+}
+
+func (w hostWorkspaces) Checks(ctx context.Context) []dayfly.Check {
+	n, err := w.h.node()
+	if err != nil {
+		return []dayfly.Check{{Name: "state", Status: dayfly.Broken, Detail: describe(err)}}
+	}
+	return n.Checks(ctx)
+}
+
+// hostImages is the image store, opened when first used.
+type hostImages struct{ h *host }
+
+func (i hostImages) List(ctx context.Context) ([]dayfly.Image, error) {
+	s, err := i.h.images()
+	if err != nil {
+		return nil, err
+	}
+	return s.List(ctx)
+}
+
+func (i hostImages) Get(ctx context.Context, name string) (dayfly.Image, error) {
+	s, err := i.h.images()
+	if err != nil {
+		return dayfly.Image{}, err
+	}
+	return s.Lookup(ctx, name)
+}
+
+func (i hostImages) Remove(ctx context.Context, name string) error {
+	s, err := i.h.images()
+	if err != nil {
+		return err
+	}
+	_, err = s.Remove(ctx, name)
+	return err
+}
+
+func (i hostImages) Pull(ctx context.Context, p api.PullImage, report api.Report) (dayfly.Image, error) {
+	s, err := i.h.images()
+	if err != nil {
+		return dayfly.Image{}, err
+	}
+	return s.Pull(ctx, p.Reference, image.PullOptions{Platform: p.Platform, Progress: report})
+}
+
+func (i hostImages) Import(ctx context.Context, p api.ImportImageParams, archive io.Reader, report api.Report) ([]dayfly.Image, error) {
+	s, err := i.h.images()
+	if err != nil {
+		return nil, err
+	}
+	return s.Import(ctx, archive, image.ImportOptions{Name: p.Name, Platform: p.Platform, Progress: report})
+}
+
+func (i hostImages) Build(ctx context.Context, b api.BuildImage, report api.Report) (dayfly.Image, error) {
+	base := image.BaseRecipe()
+	if b.Recipe != base.Name {
+		return dayfly.Image{}, dayfly.Errorf(dayfly.NotFound, "no recipe %q: there is %s", b.Recipe, base.Name)
+	}
+	s, err := i.h.images()
+	if err != nil {
+		return dayfly.Image{}, err
+	}
+	return s.Build(ctx, base, image.BuildOptions{Progress: report})
+}
+
+// hostKernels is the kernel store, opened when first used.
+type hostKernels struct{ h *host }
+
+func (k hostKernels) List(ctx context.Context) ([]dayfly.Kernel, error) {
+	s, err := k.h.kernels()
+	if err != nil {
+		return nil, err
+	}
+	return s.List(ctx)
+}
+
+// Import keeps the package in a file until it is unpacked, as the store reads
+// it more than once. The file has no name: a killed process leaves none.
+func (k hostKernels) Import(ctx context.Context, deb io.Reader, report api.Report) (dayfly.Kernel, error) {
+	s, err := k.h.kernels()
+	if err != nil {
+		return dayfly.Kernel{}, err
+	}
+	f, err := os.CreateTemp(k.h.dir, ".kernel-*.deb")
+	if err != nil {
+		return dayfly.Kernel{}, stateError(k.h.dir, err)
+	}
+	defer f.Close()
+	if err := os.Remove(f.Name()); err != nil {
+		return dayfly.Kernel{}, stateError(k.h.dir, err)
+	}
+	if _, err := io.Copy(f, deb); err != nil {
+		return dayfly.Kernel{}, err
+	}
+	return s.Import(ctx, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), report)
+}
+
+func (k hostKernels) Build(ctx context.Context, report api.Report) (dayfly.Kernel, error) {
+	s, err := k.h.kernels()
+	if err != nil {
+		return dayfly.Kernel{}, err
+	}
+	return s.Build(ctx, kernel.BuildOptions{Progress: report})
+}
