@@ -85,7 +85,8 @@ func (f fetched) open(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, e
 }
 
 // download writes one verified blob to a file. A blob that breaks off is asked
-// for again, one that is wrong is not.
+// for again; one that is wrong is not, nor one the registry refuses, which the
+// client library has asked for more than once already.
 func (s *Store) download(ctx context.Context, from remoteContent, desc v1.Descriptor, file string, report *reporter) error {
 	if desc.Size > s.limits.LayerBytes {
 		return exceeded("blob "+short(desc.Digest), "layer bytes", desc.Size, s.limits.LayerBytes)
@@ -94,15 +95,11 @@ func (s *Store) download(ctx context.Context, from remoteContent, desc v1.Descri
 	for try := 1; ; try++ {
 		err := s.downloadOnce(ctx, from, desc, file, report)
 		var cut *truncated
-		broke := errors.As(err, &cut)
-		if !broke && dayfly.KindOf(err) != dayfly.Unavailable {
+		if !errors.As(err, &cut) {
 			return err
 		}
 		if try == fetchTries {
-			if broke {
-				err = dayfly.Errorf(dayfly.Unavailable, "%w, %d times: the registry or the network breaks off; try again later", cut, try)
-			}
-			return err
+			return dayfly.Errorf(dayfly.Unavailable, "%w, %d times: the registry or the network breaks off; try again later", cut, try)
 		}
 		s.log.Debug("download broke off", "blob", desc.Digest.String(), "try", try, "err", err)
 		select {

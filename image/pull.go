@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 
@@ -118,27 +117,25 @@ func (r remoteContent) open(ctx context.Context, desc v1.Descriptor) (io.ReadClo
 	if err != nil {
 		return nil, r.error(ctx, err)
 	}
-	return &remoteBlob{rc, ctx, r}, nil
+	return &remoteBlob{rc, ctx}, nil
 }
 
-// remoteBlob gives errors in the middle of a download their meaning.
+// remoteBlob tells a download that broke off from one that was cancelled. Why it
+// broke off, or failed the client library's own checks, changes nothing.
 type remoteBlob struct {
 	io.ReadCloser
 	ctx context.Context
-	of  remoteContent
 }
 
 func (b *remoteBlob) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	var network net.Error
-	switch {
-	case err == nil, err == io.EOF:
-	case b.ctx.Err() != nil, errors.As(err, &network):
-		err = b.of.error(b.ctx, err)
-	default: // the client library's own checks; ours say the same in our words
-		err = io.ErrUnexpectedEOF
+	if err == nil || err == io.EOF {
+		return n, err
 	}
-	return n, err
+	if b.ctx.Err() != nil {
+		return n, b.ctx.Err()
+	}
+	return n, io.ErrUnexpectedEOF
 }
 
 // error says what a registry's refusal, or its silence, means to a user.
