@@ -37,6 +37,14 @@ const maxReply = 64 << 10
 // ErrHello means that what came over the channel was no agent's hello.
 var ErrHello = errors.New("no hello from the guest")
 
+// Refusal is an agent's honest answer that it could not do what it was asked.
+type Refusal struct {
+	Status int    // of HTTP
+	Said   string // the guest's own words, bounded: quote them
+}
+
+func (r *Refusal) Error() string { return fmt.Sprintf("the agent answered %d: %q", r.Status, r.Said) }
+
 // Session is one conversation with an agent. Its methods may be called at the
 // same time.
 type Session struct {
@@ -196,7 +204,7 @@ func (s *Session) post(ctx context.Context, path string, body []byte) ([]byte, e
 		return nil, err
 	}
 	if resp.StatusCode/100 != 2 {
-		return nil, fmt.Errorf("the agent answered %d: %q", resp.StatusCode, clip(answer))
+		return nil, &Refusal{resp.StatusCode, string(clip(answer))}
 	}
 	return answer, nil
 }

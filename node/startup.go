@@ -70,7 +70,7 @@ func (w *workspace) start(ctx context.Context, c clock) (err error) {
 	}
 	ws.Reason, ws.Timeline, ws.State = "", nil, dayfly.Creating
 	s := &start{w: w, ws: &ws, fresh: fresh, clock: c}
-	defer func() { s.key.Clear() }()
+	defer s.clearKey()
 	for _, row := range startup {
 		at := s.clock.ms()
 		if err = context.Cause(ctx); err == nil {
@@ -78,6 +78,9 @@ func (w *workspace) start(ctx context.Context, c clock) (err error) {
 		}
 		s.stage(row.name, at)
 		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause // why it was cut short, rather than how that looked from below
+			}
 			return s.fail(ctx, row.name, err)
 		}
 	}
@@ -102,6 +105,12 @@ func (s *start) publish() error {
 	s.w.view.Store(&ws)
 	s.w.node.Log.Info("workspace state", "workspace", s.w.id, "state", ws.State)
 	return nil
+}
+
+func (s *start) clearKey() {
+	if s.key != nil {
+		s.key.Clear()
+	}
 }
 
 // stage notes a finished row, ahead of the sub-stages it noted itself.
@@ -273,18 +282,23 @@ func meet(ctx context.Context, m vmm.Machine, deadline time.Duration) (*guest.Se
 	return session, nil
 }
 
-// whyEnded prefers the cause that ended ctx, with the last lines of the console
-// where that does not have them yet.
+// endGrace is how long a machine whose channel broke gets to be seen as ended,
+// which says more than the broken channel does.
+const endGrace = time.Second
+
+// whyEnded prefers the cause that ended ctx, then the machine's end, with the
+// last lines of the console where the cause does not have them.
 func whyEnded(ctx context.Context, m vmm.Machine, err error) error {
-	cause := context.Cause(ctx)
-	if cause == nil {
-		select {
-		case <-m.Done():
-			return dayfly.Errorf(dayfly.Unavailable, "%s", endReason(m))
-		default:
-			return dayfly.Errorf(dayfly.Unavailable, "the guest's agent makes no sense: %v%s", err, consoleNote(m))
-		}
+	grace := time.NewTimer(endGrace)
+	defer grace.Stop()
+	select {
+	case <-ctx.Done():
+	case <-m.Done():
+		return dayfly.Errorf(dayfly.Unavailable, "%s", endReason(m))
+	case <-grace.C:
+		return dayfly.Errorf(dayfly.Unavailable, "the guest's agent makes no sense: %v%s", err, consoleNote(m))
 	}
+	cause := context.Cause(ctx)
 	var e *dayfly.Error
 	if errors.As(cause, &e) && !strings.Contains(e.Msg, consoleHead) {
 		return dayfly.Errorf(e.Kind, "%s%s", e.Msg, consoleNote(m))
@@ -315,6 +329,10 @@ func (s *start) init(ctx context.Context) error {
 		Config:         &cfg,
 		Root:           &wire.Root{Image: "/dev/vda", Disk: "/dev/vdb", DiskKey: append([]byte(nil), s.key[:]...)},
 	})
+	var no *guest.Refusal
+	if errors.As(err, &no) {
+		return dayfly.Errorf(dayfly.Unavailable, "the guest could not prepare the workspace: %q%s", no.Said, consoleNote(s.parts.machine))
+	}
 	if err != nil {
 		return whyEnded(ctx, s.parts.machine, err)
 	}

@@ -79,7 +79,11 @@ func (w *workspace) ask(ctx context.Context, r request) (dayfly.Workspace, error
 	select {
 	case w.queue <- r:
 		err := <-r.reply
-		return *w.view.Load(), err
+		ws := *w.view.Load()
+		if ws.State == dayfly.Deleted {
+			<-w.gone
+		}
+		return ws, err
 	case <-w.gone:
 		return dayfly.Workspace{}, dayfly.Errorf(dayfly.NotFound, "workspace %s is deleted", w.id)
 	case <-ctx.Done():
