@@ -141,6 +141,7 @@ func unpackDeb(ctx context.Context, deb, dir string, progress func(dayfly.Progre
 	if u.vmlinux == nil {
 		return nil, errors.New("no kernel in the package")
 	}
+	progress(dayfly.Progress{Step: "unpack", Done: fi.Size(), Total: fi.Size()})
 	return u, nil
 }
 

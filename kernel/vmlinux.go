@@ -99,14 +99,14 @@ func unpackPayload(image []byte) ([]byte, error) {
 		return nil, err
 	}
 	body, size := p[:len(p)-4], int64(binary.LittleEndian.Uint32(p[len(p)-4:]))
-	if size > maxVmlinux {
-		return nil, fmt.Errorf("kernel of %d bytes, at most %d are accepted", size, maxVmlinux)
-	}
 	r, err := payloadReader(p, body)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
+	if size > maxVmlinux {
+		return nil, fmt.Errorf("kernel of %d bytes, at most %d are accepted", size, maxVmlinux)
+	}
 	// Grown as it is read: a lying size field must not cost half a gigabyte.
 	var out bytes.Buffer
 	n, err := io.Copy(&out, io.LimitReader(r, size+1))
