@@ -148,8 +148,8 @@ func indexError(err error) error {
 
 func clean(name string) string { return path.Clean("/" + name)[1:] }
 
-// fromArchive finds the images of an OCI layout inside an archive.
-func (s *Store) fromArchive(ctx context.Context, a *archive, o ImportOptions) ([]named, error) {
+// fromLayout finds the images of an OCI layout inside an archive.
+func (s *Store) fromLayout(ctx context.Context, a *archive, o ImportOptions) ([]named, error) {
 	index, err := s.readAll("index.json", a.files["index.json"])
 	if err != nil {
 		return nil, err

@@ -118,13 +118,13 @@ func (s *Store) unpack(from io.Reader, most int64, limit string) (*unpacked, err
 	case bytes.HasPrefix(magic, gzipMagic):
 		z, err := gzip.NewReader(buf)
 		if err != nil {
-			return nil, u.blame(err)
+			return nil, u.blame(begun(err))
 		}
 		u.out = z
 	case isZstd(magic):
 		z, err := zstd.NewReader(buf, zstd.WithDecoderMaxWindow(zstdWindow), zstd.WithDecoderConcurrency(1))
 		if err != nil {
-			return nil, u.blame(err)
+			return nil, u.blame(begun(err))
 		}
 		u.out, u.close = z, z.Close
 	default:
@@ -148,6 +148,14 @@ func (u *unpacked) Read(p []byte) (int, error) {
 		return 0, exceeded("unpacked data", "compression ratio", u.read/max(1, u.in.read), u.limits.Ratio)
 	}
 	return n, u.blame(err)
+}
+
+// begun makes the end of a stream an error where it should begin.
+func begun(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // blame tells damaged data from a source that failed.

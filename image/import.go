@@ -41,19 +41,23 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 		return nil, err
 	}
 	defer a.close()
-	var all []named
-	switch {
-	case a.files["index.json"] != nil:
-		all, err = s.fromArchive(ctx, a, o)
-	case a.files["manifest.json"] != nil:
-		all, err = s.fromDocker(ctx, a, o)
-	default:
-		err = dayfly.Errorf(dayfly.Invalid, "this is neither a docker save archive nor an OCI layout: it has no manifest.json and no index.json, or it is truncated before them")
-	}
+	all, err := s.fromArchive(ctx, a, o)
 	if err != nil {
 		return nil, err
 	}
 	return s.prepareAll(ctx, all, report)
+}
+
+// fromArchive finds the images of an archive. What docker save writes today is
+// an OCI layout too, which says more.
+func (s *Store) fromArchive(ctx context.Context, a *archive, o ImportOptions) ([]named, error) {
+	switch {
+	case a.files["index.json"] != nil:
+		return s.fromLayout(ctx, a, o)
+	case a.files["manifest.json"] != nil:
+		return s.fromDocker(ctx, a, o)
+	}
+	return nil, dayfly.Errorf(dayfly.Invalid, "this is neither a docker save archive nor an OCI layout: it has no manifest.json and no index.json, or it is truncated before them")
 }
 
 // ImportDir reads an OCI layout directory, as Import does its archive.
