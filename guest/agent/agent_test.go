@@ -39,7 +39,7 @@ func newRig(t testing.TB, cfg Config) *rig {
 	t.Helper()
 	a := New(cfg)
 	s := httptest.NewServer(a.Handler())
-	hc := &http.Client{Transport: &http.Transport{}}
+	hc := &http.Client{Transport: &http.Transport{DisableCompression: true}}
 	t.Cleanup(func() {
 		hc.CloseIdleConnections()
 		s.CloseClientConnections()

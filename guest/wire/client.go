@@ -91,6 +91,9 @@ func (s *Stream) receive(msg any) error {
 		return decodeEnd(payload)
 	}
 	s.buf = payload[:0]
+	if ev, ok := msg.(*EventResponse); ok && ev.parseOutput(payload) {
+		return nil
+	}
 	if err := json.Unmarshal(payload, msg); err != nil {
 		return badAnswer(err)
 	}

@@ -229,6 +229,24 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
+// FuzzOutput: the quick way of reading output agrees with encoding/json.
+func FuzzOutput(f *testing.F) {
+	for _, s := range []string{`{"event":{"data":{"stdout":"aGkK"}}}`, `{"event":{"data":{"pty":""}}}`, `{"event":{"data":{"stderr":"aGk="}}}`,
+		`{"event":{"data":{"stdout":"a\ngg="}}}`, `{"event":{"data":{"stdout":"aGkK","pty":"eA=="}}}`, `{"event":{"data":{"other":"aGkK"}}}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		var quick, slow EventResponse
+		if !quick.parseOutput(in) {
+			return
+		}
+		if err := json.Unmarshal(in, &slow); err != nil || !bytes.Equal(quick.Event.Data.Stdout, slow.Event.Data.Stdout) ||
+			!bytes.Equal(quick.Event.Data.Stderr, slow.Event.Data.Stderr) || !bytes.Equal(quick.Event.Data.PTY, slow.Event.Data.PTY) {
+			t.Errorf("%q: %+v, but %+v, %v", in, quick.Event.Data, slow.Event.Data, err)
+		}
+	})
+}
+
 func BenchmarkEncodeOutput(b *testing.B) {
 	chunk := bytes.Repeat([]byte("x"), 32<<10)
 	b.SetBytes(int64(len(chunk)))

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"strconv"
@@ -202,4 +203,40 @@ func (d *DataEvent) appendField(dst []byte) []byte {
 	dst = append(dst, `":"`...)
 	dst = base64.StdEncoding.AppendEncode(dst, data)
 	return append(dst, '"')
+}
+
+// parseOutput reads an output event in the form AppendJSON writes, without the
+// two passes encoding/json makes. It returns false for anything else, which is
+// then decoded in the ordinary way.
+func (e *EventResponse) parseOutput(in []byte) bool {
+	rest, ok := bytes.CutPrefix(in, []byte(`{"event":{"data":{"`))
+	if !ok {
+		return false
+	}
+	name, rest, ok := bytes.Cut(rest, []byte(`":"`))
+	if !ok {
+		return false
+	}
+	text, ok := bytes.CutSuffix(rest, []byte(`"}}}`))
+	if !ok {
+		return false
+	}
+	data := make(Bytes, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Decode(data, text)
+	if err != nil || bytes.ContainsAny(text, "\r\n") { // which base64 would skip
+		return false
+	}
+	out := &DataEvent{}
+	switch string(name) {
+	case "stdout":
+		out.Stdout = data[:n]
+	case "stderr":
+		out.Stderr = data[:n]
+	case "pty":
+		out.PTY = data[:n]
+	default:
+		return false
+	}
+	*e = EventResponse{ProcessEvent{Data: out}}
+	return true
 }
