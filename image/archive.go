@@ -75,7 +75,7 @@ func plainFile(r io.Reader) (*os.File, int64) {
 }
 
 func (s *Store) spool(ctx context.Context, r io.Reader, to *os.File, report *reporter) (int64, error) {
-	plain, err := s.unpack(&watched{ctx, r, report.step("read archive", 0)}, s.limits.ImageBytes, "image bytes")
+	plain, err := s.unpack(&watched{ctx.Err, r, report.step("read archive", 0)}, s.limits.ImageBytes, "image bytes")
 	if err != nil {
 		return 0, err
 	}
@@ -95,7 +95,7 @@ func (a *archive) index(ctx context.Context, size int64) error {
 	links := map[string]string{}
 	for count := 0; ; count++ {
 		hdr, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err == nil {
@@ -119,7 +119,7 @@ func (a *archive) index(ctx context.Context, size int64) error {
 			}
 			a.files[name] = io.NewSectionReader(a.file, start, hdr.Size)
 		case tar.TypeSymlink:
-			links[name] = clean(path.Join(path.Dir(name), hdr.Linkname))
+			links[name] = clean(path.Dir(name) + "/" + hdr.Linkname)
 		case tar.TypeLink:
 			links[name] = clean(hdr.Linkname)
 		}

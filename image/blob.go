@@ -152,7 +152,7 @@ func (u *unpacked) Read(p []byte) (int, error) {
 
 // begun makes the end of a stream an error where it should begin.
 func begun(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -161,9 +161,9 @@ func begun(err error) error {
 // blame tells damaged data from a source that failed.
 func (u *unpacked) blame(err error) error {
 	switch {
-	case err == nil, err == io.EOF:
+	case err == nil, errors.Is(err, io.EOF):
 		return err
-	case u.in.err != nil && u.in.err != io.EOF:
+	case u.in.err != nil && !errors.Is(u.in.err, io.EOF):
 		return u.in.err
 	}
 	return dayfly.Errorf(dayfly.Invalid, "the compressed data is damaged: %v", err)
@@ -187,13 +187,13 @@ func (c *counted) Read(p []byte) (int, error) {
 
 // watched ends a read when ctx does, and tells how far it is.
 type watched struct {
-	ctx  context.Context
-	from io.Reader
-	tell func(n int)
+	ended func() error // the context's Err
+	from  io.Reader
+	tell  func(n int)
 }
 
 func (w *watched) Read(p []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
+	if err := w.ended(); err != nil {
 		return 0, err
 	}
 	n, err := w.from.Read(p)

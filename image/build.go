@@ -103,7 +103,7 @@ func (r Recipe) arguments(t *scratch, o BuildOptions) []string {
 		"--mode=root", "--format=tar", "--variant=" + r.Variant, "--architectures=" + debArch,
 		"--include=" + strings.Join(r.Packages, ","),
 		`--aptopt=Acquire::Languages "none"`,
-		`--customize-hook=` + shellQuote(t.path("setup")) + ` "$1"`,
+		`--customize-hook=` + shellQuote(t.path("setup")) + ` "$1"`, //nolint:misspell // its name
 	}
 	for _, p := range r.Exclude {
 		args = append(args, "--dpkgopt=path-exclude="+p)
@@ -166,7 +166,7 @@ func (s *Store) oneLayer(ctx context.Context, file string, c dayfly.ImageConfig)
 	}
 	defer f.Close()
 	h := sha256.New()
-	size, err := io.Copy(h, &watched{ctx, bufio.NewReader(f), func(int) {}})
+	size, err := io.Copy(h, &watched{ctx.Err, bufio.NewReader(f), func(int) {}})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"path"
 	"strings"
@@ -124,13 +125,13 @@ func describe(ctx context.Context, at *io.SectionReader, diffID v1.Hash) (v1.Des
 	}
 	magic := make([]byte, 4)
 	n, err := at.ReadAt(magic, 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return v1.Descriptor{}, err
 	}
 	if magic = magic[:n]; !bytes.HasPrefix(magic, gzipMagic) && !isZstd(magic) {
 		return v1.Descriptor{MediaType: types.DockerUncompressedLayer, Size: at.Size(), Digest: diffID}, nil
 	}
 	whole := io.NewSectionReader(at, 0, at.Size())
-	digest, size, err := v1.SHA256(&watched{ctx, whole, func(int) {}})
+	digest, size, err := v1.SHA256(&watched{ctx.Err, whole, func(int) {}})
 	return v1.Descriptor{MediaType: types.DockerLayer, Size: size, Digest: digest}, err
 }

@@ -125,7 +125,7 @@ func (s *Store) downloadOnce(ctx context.Context, from remoteContent, desc v1.De
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(f, &watched{ctx, blob, report.step("pull "+short(desc.Digest), desc.Size)})
+	_, err = io.Copy(f, &watched{ctx.Err, blob, report.step("pull "+short(desc.Digest), desc.Size)})
 	return errors.Join(err, f.Close())
 }
 

@@ -66,7 +66,7 @@ func TestMalformedArchivesAreRefused(t *testing.T) {
 		"empty index":              {members(t, "oci-layout", "{}", "index.json", `{"manifests":[]}`), "no image"},
 		"index without its blobs":  {members(t, "oci-layout", "{}", "index.json", indexOf(t, oci)), "not complete"},
 		"digest that is a path":    {members(t, "index.json", `{"manifests":[{"digest":"sha256:../../x","size":1}]}`), "index.json"},
-		"artifact":                 {artifact(t), "artifact"},
+		"no image but a chart":     {chart(t), "something else"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -107,7 +107,7 @@ func indexOf(t testing.TB, archive []byte) string {
 	}
 }
 
-func artifact(t testing.TB) []byte {
+func chart(t testing.TB) []byte {
 	t.Helper()
 	img := mutate.ConfigMediaType(hello(t), "application/vnd.cncf.helm.config.v1+json")
 	return packed(t, layoutDir(t, map[string]v1.Image{"chart:1": img}))

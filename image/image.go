@@ -90,7 +90,7 @@ func (s *Store) checkVersion() error {
 	b, err := os.ReadFile(file)
 	switch v := strings.TrimSpace(string(b)); {
 	case errors.Is(err, fs.ErrNotExist):
-		return s.hostError("open the image store", s.write(file, []byte(formatVersion+"\n"), 0o600))
+		return s.hostError("open the image store", s.write(file, []byte(formatVersion+"\n")))
 	case err != nil:
 		return s.hostError("open the image store", err)
 	case v != formatVersion:

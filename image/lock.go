@@ -16,13 +16,13 @@ type lock struct{ file *os.File }
 var errLocked = errors.New("locked by someone else")
 
 const (
-	lockPollMin = 5 * time.Millisecond
-	lockPollMax = 200 * time.Millisecond
+	lockPoll     = 5 * time.Millisecond
+	lockPollMost = 200 * time.Millisecond
 )
 
 // lockFile waits for the lock at path until ctx ends.
 func lockFile(ctx context.Context, path string) (*lock, error) {
-	for wait := lockPollMin; ; wait = min(2*wait, lockPollMax) {
+	for wait := lockPoll; ; wait = min(2*wait, lockPollMost) {
 		l, err := tryLockFile(path)
 		if !errors.Is(err, errLocked) {
 			return l, err

@@ -37,7 +37,7 @@ func (s *Store) prepare(ctx context.Context, f *found, n naming, report *reporte
 
 // build unpacks the layers and makes the root file system. The caller holds
 // the image's lock.
-func (s *Store) build(ctx context.Context, f *found, report *reporter) (err error) {
+func (s *Store) build(ctx context.Context, f *found, report *reporter) error {
 	if os.Geteuid() != 0 {
 		return dayfly.Errorf(dayfly.Denied, "unpacking an image takes the rights of root, for owners and devices: run as root")
 	}
@@ -45,7 +45,7 @@ func (s *Store) build(ctx context.Context, f *found, report *reporter) (err erro
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.remove()) }()
+	defer t.remove()
 	root, err := layer.Create(t.path("root"), s.limits.Limits, s.log)
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func (s *Store) apply(ctx context.Context, root *layer.Root, f *found, i int, le
 		return err
 	}
 	defer rc.Close()
-	blob, err := verify(&watched{ctx, rc, report.step("unpack "+short(desc.Digest), desc.Size)}, desc)
+	blob, err := verify(&watched{ctx.Err, rc, report.step("unpack "+short(desc.Digest), desc.Size)}, desc)
 	if err != nil {
 		return err
 	}
@@ -123,10 +123,10 @@ func (s *Store) apply(ctx context.Context, root *layer.Root, f *found, i int, le
 // commit moves an image into the store. The root file system goes last: once
 // it is there, everything is.
 func (s *Store) commit(f *found, rootfs string) error {
-	if err := s.write(s.path(manifestsDir, f.hex+".json"), f.manifest, 0o600); err != nil {
+	if err := s.write(s.path(manifestsDir, f.hex+".json"), f.manifest); err != nil {
 		return err
 	}
-	if err := s.write(s.path(configsDir, f.hex+".json"), f.config, 0o600); err != nil {
+	if err := s.write(s.path(configsDir, f.hex+".json"), f.config); err != nil {
 		return err
 	}
 	return rename(rootfs, s.rootfs(f.hex))

@@ -117,14 +117,14 @@ func (r remoteContent) open(ctx context.Context, desc v1.Descriptor) (io.ReadClo
 	if err != nil {
 		return nil, r.error(ctx, err)
 	}
-	return &remoteBlob{rc, ctx}, nil
+	return &remoteBlob{rc, ctx.Err}, nil
 }
 
 // remoteBlob tells a download that broke off from one that was cancelled. Why it
 // broke off, or failed the client library's own checks, changes nothing.
 type remoteBlob struct {
 	io.ReadCloser
-	ctx context.Context
+	ended func() error // the context's Err
 }
 
 func (b *remoteBlob) Read(p []byte) (int, error) {
@@ -132,8 +132,8 @@ func (b *remoteBlob) Read(p []byte) (int, error) {
 	if err == nil || err == io.EOF {
 		return n, err
 	}
-	if b.ctx.Err() != nil {
-		return n, b.ctx.Err()
+	if err := b.ended(); err != nil {
+		return n, err
 	}
 	return n, io.ErrUnexpectedEOF
 }

@@ -67,7 +67,7 @@ func (s *Store) setName(n naming, hex string) error {
 	if err != nil {
 		return err
 	}
-	return s.write(s.nameFile(n.key), append(b, '\n'), 0o600)
+	return s.write(s.nameFile(n.key), append(b, '\n'))
 }
 
 func readRecord(file string) (record, error) {

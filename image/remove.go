@@ -138,8 +138,8 @@ func (s *Store) sweepScratch(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
-		t := &scratch{dir, l}
-		errs = append(errs, t.remove())
+		t := &scratch{dir, l, s.log}
+		errs = append(errs, t.clear())
 		s.log.Info("leftover removed", "dir", filepath.Base(dir))
 	}
 	return errors.Join(append(errs, ctx.Err())...)

@@ -98,7 +98,7 @@ func (s *Store) image(ctx context.Context, c content, raw []byte, want v1.Platfo
 		return nil, dayfly.Errorf(dayfly.Invalid, "manifest: %w", err)
 	}
 	if !m.Config.MediaType.IsConfig() {
-		return nil, dayfly.Errorf(dayfly.Invalid, "this is not a container image but an artifact of type %q", m.Config.MediaType)
+		return nil, dayfly.Errorf(dayfly.Invalid, "this is not a container image but something else, of type %q", m.Config.MediaType)
 	}
 	if len(m.Layers) > s.limits.Layers {
 		return nil, exceeded("manifest", "layers", len(m.Layers), s.limits.Layers)

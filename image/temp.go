@@ -3,6 +3,7 @@ package image
 import (
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 type scratch struct {
 	dir  string
 	lock *lock
+	log  *slog.Logger
 }
 
 const lockSuffix = ".lock"
@@ -32,27 +34,36 @@ func (s *Store) scratch() (*scratch, error) {
 			l.release()
 			return nil, err
 		}
-		return &scratch{dir, l}, nil
+		return &scratch{dir, l, s.log}, nil
 	}
 }
 
 func (t *scratch) path(name string) string { return filepath.Join(t.dir, name) }
 
-func (t *scratch) remove() error {
+// clear removes the directory and gives up the lock.
+func (t *scratch) clear() error {
 	err := os.RemoveAll(t.dir)
 	t.lock.release()
 	return err
 }
 
+// remove is clear for those who have nobody to tell: what it cannot remove,
+// a sweep can.
+func (t *scratch) remove() {
+	if err := t.clear(); err != nil {
+		t.log.Warn("work under way not removed", "dir", filepath.Base(t.dir), "err", err)
+	}
+}
+
 // write puts content at path for good: a reader sees all of it or none. Until
 // it is complete it is in a scratch directory, where a sweep knows its owner.
-func (s *Store) write(path string, content []byte, mode os.FileMode) error {
+func (s *Store) write(path string, content []byte) error {
 	t, err := s.scratch()
 	if err != nil {
 		return err
 	}
 	defer t.remove()
-	f, err := os.OpenFile(t.path("new"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	f, err := os.OpenFile(t.path("new"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@
 package layer
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"strconv"
@@ -132,7 +133,7 @@ func (r *Root) MountPoints() error {
 		mode uint32
 	}{{"proc", 0o755}, {"sys", 0o755}, {"dev", 0o755}, {"run", 0o755}, {"tmp", 0o1777}} {
 		err := makeDir(r.fd, m.name, m.mode)
-		if err != nil && err != unix.EEXIST {
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return &os.PathError{Op: "mkdir", Path: m.name, Err: err}
 		}
 	}

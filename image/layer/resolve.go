@@ -145,7 +145,7 @@ func (r *Root) step(at []string, part string, create bool) (target string, err e
 	var st unix.Stat_t
 	err = unix.Fstatat(fd, part, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
-	case err == unix.ENOENT && create:
+	case errors.Is(err, unix.ENOENT) && create:
 		return "", r.makeParent(fd, part)
 	case err != nil:
 		return "", err

@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"errors"
 	"os"
 	"strings"
 
@@ -79,7 +80,7 @@ func (r *Root) remove(at int, atIno uint64, name string) error {
 		return err
 	}
 	err = unix.Unlinkat(at, name, unix.AT_REMOVEDIR)
-	if err == unix.ENOTEMPTY || err == unix.EEXIST {
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) {
 		// Something of this layer is below, so the directory is a missing
 		// parent now, as it would be had the whiteout come first.
 		return resetDir(at, name)
@@ -100,7 +101,7 @@ func resetDir(at int, name string) error {
 // removeAll removes name and all below it.
 func removeAll(at int, name string) error {
 	err := unix.Unlinkat(at, name, 0)
-	if err != unix.EISDIR && err != unix.EPERM {
+	if !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EPERM) {
 		return ignore(err, unix.ENOENT)
 	}
 	fd, err := openChild(at, name)
@@ -130,7 +131,7 @@ func openChild(at int, name string) (int, error) {
 func reopen(fd int) (int, error) { return openChild(fd, ".") }
 
 func ignore(err error, but unix.Errno) error {
-	if err == but {
+	if errors.Is(err, but) {
 		return nil
 	}
 	return err

@@ -94,7 +94,7 @@ func Layer(entries ...Entry) []Entry { return entries }
 
 // Cases is the table.
 func Cases() []Case {
-	return append(append(removals(), replacements()...), append(attributes(), paths()...)...)
+	return append(append(removals(), replacements()...), append(attributes(), append(oddities(), paths()...)...)...)
 }
 
 func removals() []Case {
@@ -286,7 +286,13 @@ func attributes() []Case {
 			Name:   "owners beyond 16 bits",
 			Layers: [][]Entry{Layer(File("a", "1").Owner(65536, 3_000_000_000), Dir("d", 0o700).Owner(1<<31, 70000))},
 			Want:   []string{`f 0644 65536:3000000000 a "1"`, `d 0700 2147483648:70000 d`},
-		}, {
+		},
+	}
+}
+
+func oddities() []Case {
+	return []Case{
+		{
 			Name: "times, those of directories after their content",
 			Layers: [][]Entry{
 				Layer(Dir("d", 0o755).At(1000), File("d/a", "1").At(2000), Symlink("l", "d").At(3000)),
