@@ -208,6 +208,14 @@ install_packages() {
 	fi
 	# shellcheck disable=SC2086 # lists of names
 	{
+		# What came from backports before may have left the release's own
+		# packages without a fitting partner, such as libelf1 without libelf-dev.
+		if [ -n "$plain" ] && [ "$version" = 12 ] && ! apt -s install --no-install-recommends $plain >/dev/null 2>&1; then
+			newer="$newer$plain"
+			plain=''
+			add_backports
+			update_lists
+		fi
 		[ -z "$plain" ] || quietly "installing$plain" apt install --no-install-recommends $plain || exit 1
 		[ -z "$newer" ] || quietly "installing$newer from $codename-backports" \
 			apt install --no-install-recommends -t "$codename-backports" $newer || exit 1
