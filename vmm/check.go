@@ -9,7 +9,7 @@ import (
 
 // Bounds of a Config beyond those of a dayfly.Spec.
 const (
-	MaxDrives  = 16   // a microvm has 24 virtio-mmio slots
+	MaxDrives  = 7    // a microvm without ACPI has 8 virtio-mmio slots, and the channel takes one
 	MaxID      = 64   // bytes
 	MaxCmdline = 1536 // bytes of added kernel parameters; the kernel takes 2047 in all
 )

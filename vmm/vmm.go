@@ -58,8 +58,9 @@ type Driver interface {
 
 	// Launch starts a VMM process and returns as soon as the guest's CPUs run.
 	// Cancelling ctx ends a launch under way, but not a launched machine. The
-	// error is Invalid for a Config that cannot work and Unavailable where the
-	// host lacks something.
+	// error is Invalid for a Config that cannot work (see Config.Check),
+	// Conflict for a drive that another machine has and one of the two writes,
+	// and Unavailable where the host lacks something.
 	Launch(ctx context.Context, c Config) (Machine, error)
 }
 
@@ -86,7 +87,8 @@ type Machine interface {
 	Exit() Exit
 
 	// Console returns the last of what the guest wrote to its console, at most
-	// ConsoleBytes. The guest is hostile: quote it before it goes anywhere.
+	// ConsoleBytes. Once the machine was closed or crashed it is what had been
+	// read until then. The guest is hostile: quote it before it goes anywhere.
 	Console() []byte
 
 	// Close kills the VMM and waits until it is gone.
@@ -111,7 +113,7 @@ type Cause string
 // The ends of a machine.
 const (
 	Closed   Cause = "closed"   // Close was called
-	PowerOff Cause = "poweroff" // the guest shut itself down or rebooted
+	PowerOff Cause = "poweroff" // the guest rebooted, which is how it shuts itself down
 	Panic    Cause = "panic"    // the guest's kernel panicked
 	Crash    Cause = "crash"    // the VMM process ended by itself or was killed
 )

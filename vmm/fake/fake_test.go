@@ -76,6 +76,7 @@ func (g *inside) Console(line string) error {
 	return err
 }
 
+func (g *inside) CPUs() int                      { return g.Config.CPUs }
 func (g *inside) Cmdline() string                { return strings.Join(g.Config.Cmdline, " ") }
 func (g *inside) Uptime() (time.Duration, error) { return time.Since(g.booted), nil }
 func (g *inside) Reboot() error                  { return script.ErrEnd }

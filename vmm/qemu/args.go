@@ -86,20 +86,22 @@ func flatten(options []option) []string {
 }
 
 // machineType has no PCI, and of the old PC's parts only those a kernel waits
-// for in vain when they are missing: with ACPI, Linux looks a second for the
-// clock (rtc), and without the timer (pit) a kernel under emulation spends
-// 240 ms on calibrating another one.
+// for in vain when they are missing. Without the clock (rtc) Linux looks for it
+// for a second. Without the timer (pit) an emulated kernel spends 240 ms on
+// calibrating another one; its ticks come by the PIC (pic), and only with ACPI
+// there is another way for them. Under KVM both are parts of the host's kernel.
 func machineType(c vmm.Config) string {
 	t := "microvm,isa-serial=off,rtc=on,usb=off,graphics=off,x-option-roms=off,mem-merge=off,dump-guest-core=off"
-	if acpiOff(c) {
-		t += ",acpi=off"
-	} else {
-		t += ",acpi=on"
+	switch off := acpiOff(c); {
+	case off && c.Accel == dayfly.TCG:
+		return t + ",acpi=off,pic=on,pit=on"
+	case off:
+		return t + ",acpi=off"
+	case c.Accel == dayfly.TCG:
+		return t + ",acpi=on,pic=off,pit=on"
+	default:
+		return t + ",acpi=on"
 	}
-	if c.Accel == dayfly.TCG { // under KVM both are in the host's kernel
-		t += ",pic=off,pit=on"
-	}
-	return t
 }
 
 // acpiOff reports whether the kernel finds its devices by its command line,
@@ -137,6 +139,10 @@ func kernelParams(c vmm.Config, tscKHz int) []string {
 	}
 	if c.Accel == dayfly.TCG && tscKHz > 0 {
 		params = append(params, fmt.Sprintf("tsc_early_khz=%d", tscKHz), "tsc=reliable", "no_timer_check")
+		if acpiOff(c) {
+			// Calibrating the APIC's timer takes 240 ms of emulation; the PIT is there.
+			params = append(params, "nolapic_timer")
+		}
 	}
 	return append(params, c.Cmdline...)
 }

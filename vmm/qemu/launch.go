@@ -140,6 +140,7 @@ var refusals = []struct {
 	{"ithout PVH ELF Note", dayfly.Invalid, "the guest kernel has no PVH entry: it needs CONFIG_PVH=y"},
 	{"not access KVM kernel module", dayfly.Unavailable, "KVM is not available on this host: use --accel tcg"},
 	{"failed to initialize kvm", dayfly.Unavailable, "KVM does not work on this host: use --accel tcg"},
+	{"failed to set MSR", dayfly.Unavailable, "KVM on this host cannot run a guest: use --accel tcg"},
 	{"annot set up guest memory", dayfly.Unavailable, "this host has too little free memory for the machine"},
 	{"annot allocate memory", dayfly.Unavailable, "this host has too little free memory for the machine"},
 }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dayfly/dayfly/vmm"
 )
 
@@ -56,6 +58,11 @@ func spawn(s spec) (*process, error) {
 		defer runtime.UnlockOSThread()
 		defer close(p.done)
 		err := p.cmd.Start()
+		if err == nil {
+			// A dump would put the guest's secrets into a file. It is QEMU that
+			// would abort, long after this.
+			_ = unix.Prlimit(p.cmd.Process.Pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
+		}
 		started <- err
 		if err == nil {
 			_ = p.cmd.Wait() // its verdict is in ProcessState

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -16,54 +17,81 @@ import (
 	"github.com/dayfly/dayfly/vmm/vmmtest"
 )
 
-// store is where all tests share one unpacked kernel.
-var store struct {
+// store is a kernel and the suite's guest, made once for all tests.
+type store struct {
 	dir  string
 	once sync.Once
 	boot kernel.Boot
 	err  error
 }
 
+var distribution, tuned store
+
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if store.dir != "" {
-			_ = os.RemoveAll(store.dir)
+		for _, dir := range []string{distribution.dir, tuned.dir} {
+			if dir != "" {
+				_ = os.RemoveAll(dir)
+			}
 		}
 		os.Exit(code)
 	}))
 }
 
-// boot unpacks a distribution's kernel and packs the suite's guest for it.
-func boot(t testing.TB) kernel.Boot {
+// prepare fills the store by fill, which may add a kernel, and packs the guest.
+func (s *store) prepare(t testing.TB, fill func(*kernel.Store) error) kernel.Boot {
 	t.Helper()
-	needs.QEMU(t)
-	deb := needs.KernelDeb(t)
-	store.once.Do(func() {
-		store.err = func() (err error) {
-			if store.dir, err = os.MkdirTemp("", "dayfly-qemu-test-*"); err != nil {
-				return err
+	s.once.Do(func() {
+		s.err = func() (err error) {
+			if s.dir == "" {
+				if s.dir, err = os.MkdirTemp("", "dayfly-qemu-test-*"); err != nil {
+					return err
+				}
 			}
-			s, err := kernel.Open(store.dir, vmmtest.Guest(t))
+			k, err := kernel.Open(s.dir, vmmtest.Guest(t))
 			if err != nil {
 				return err
 			}
-			if _, err := s.Import(context.Background(), deb, nil); err != nil {
+			if err := fill(k); err != nil {
 				return err
 			}
-			store.boot, err = s.Boot(context.Background(), "")
+			s.boot, err = k.Boot(context.Background(), "")
 			return err
 		}()
 	})
-	if store.err != nil {
-		t.Fatal(fmt.Errorf("prepare a kernel: %w", store.err))
+	if s.err != nil {
+		t.Fatal(fmt.Errorf("prepare a kernel: %w", s.err))
 	}
-	return store.boot
+	return s.boot
 }
 
-func setup(t *testing.T) vmmtest.Setup {
-	b := boot(t)
+// fromPackage boots a distribution's kernel, which finds its devices by ACPI.
+func fromPackage(t testing.TB) kernel.Boot {
+	t.Helper()
+	needs.QEMU(t)
+	deb := needs.KernelDeb(t)
+	return distribution.prepare(t, func(k *kernel.Store) error {
+		_, err := k.Import(context.Background(), deb, nil)
+		return err
+	})
+}
+
+// fromState boots the tuned kernel of the prepared state directory, which has
+// no ACPI. It is copied: the suite's guest is not to be packed there.
+func fromState(t testing.TB) kernel.Boot {
+	t.Helper()
+	needs.QEMU(t)
+	kernels := os.DirFS(filepath.Join(needs.State(t), "kernels"))
+	b := tuned.prepare(t, func(k *kernel.Store) error { return os.CopyFS(tuned.dir, kernels) })
+	if b.Kernel.Flavour != "tuned" {
+		t.Skip(needs.Prefix + "tuned-kernel: the state directory has none: run make kernel")
+	}
+	return b
+}
+
+func setup(b kernel.Boot, accel dayfly.Accel) vmmtest.Setup {
 	return vmmtest.Setup{
-		Driver: qemu.New(qemu.Options{}), Accel: dayfly.TCG,
+		Driver: qemu.New(qemu.Options{}), Accel: accel,
 		Kernel: b.Vmlinux, Initramfs: b.Initramfs, Cmdline: b.Cmdline,
 		Processes:   true,
 		Orphans:     func(dir string) ([]int, error) { return qemu.Orphans(context.Background(), dir) },
@@ -71,4 +99,16 @@ func setup(t *testing.T) vmmtest.Setup {
 	}
 }
 
-func TestConformance(t *testing.T) { vmmtest.Run(t, setup) }
+func TestConformance(t *testing.T) {
+	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup { return setup(fromPackage(t), dayfly.TCG) })
+}
+
+func TestConformanceOfTunedKernel(t *testing.T) {
+	fromState(t)
+	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup { return setup(fromState(t), dayfly.TCG) })
+}
+
+func TestConformanceOnKVM(t *testing.T) {
+	needs.KVM(t)
+	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup { return setup(fromPackage(t), dayfly.KVM) })
+}

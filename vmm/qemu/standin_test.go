@@ -150,10 +150,10 @@ func TestMachineThatMisbehavesIsKilled(t *testing.T) {
 		"endless line":       {"cat /dev/zero >&3", vmm.Crash},
 		"hangs up and stays": {"exec 3>&-", vmm.Crash},
 		"answers nobody":     {`echo '{"return": {}}' >&3`, vmm.Crash},
-		"cannot go on": {`echo '{"event": "STOP"}' >&3; echo '{"return": {"status": "internal-error"}, "id": 3}' >&3`,
+		"cannot go on": {`echo '{"event": "STOP"}' >&3; read a <&3; echo '{"return": {"status": "internal-error"}, "id": 3}' >&3`,
 			vmm.Crash},
-		"console refused": {`echo '{"event": "SHUTDOWN"}' >&3; echo '{"error": {"desc": "no"}, "id": 3}' >&3`, vmm.Crash},
-		"huge console": {`echo '{"event": "SHUTDOWN"}' >&3; printf '{"return": "' >&3; head -c 90000 /dev/zero | tr '\0' A >&3; echo '", "id": 3}' >&3`,
+		"console refused": {`echo '{"event": "SHUTDOWN"}' >&3; read a <&3; echo '{"error": {"desc": "no"}, "id": 3}' >&3`, vmm.Crash},
+		"huge console": {`echo '{"event": "SHUTDOWN"}' >&3; read a <&3; printf '{"return": "' >&3; head -c 90000 /dev/zero | tr '\0' A >&3; echo '", "id": 3}' >&3`,
 			vmm.PowerOff},
 	} {
 		t.Run(name, func(t *testing.T) {

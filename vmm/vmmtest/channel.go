@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/vmm/vmmtest/script"
@@ -81,5 +82,18 @@ func kernelParametersReachTheGuest(t *testing.T, s Setup) {
 	params := strings.Fields(k.must("cmdline"))
 	if !slices.Contains(params, "conformance.seen=1") {
 		t.Errorf("kernel parameters are %q", params)
+	}
+}
+
+func everyCPURuns(t *testing.T, s Setup) {
+	c := s.config(t)
+	c.CPUs = 2
+	k, _ := meet(t, s.launch(t, c))
+	if got := k.number("cpus"); got != 2 {
+		t.Errorf("the guest runs on %d CPUs, want 2", got)
+	}
+	const span = 100 * time.Millisecond
+	if slept := time.Duration(k.number("sleep %d", int64(span))); slept < span {
+		t.Errorf("sleeping %s took %s", span, slept)
 	}
 }

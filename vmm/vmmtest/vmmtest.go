@@ -79,6 +79,7 @@ var promises = []promise{
 	{"ChannelCarriesMuch", channelCarriesMuch, false},
 	{"ChannelIsOneConnection", channelIsOneConnection, false},
 	{"HangUpIsSeenAndChannelOpensAgain", hangUpIsSeenAndChannelOpensAgain, false},
+	{"EveryCPURuns", everyCPURuns, false},
 	{"KernelParametersReachTheGuest", kernelParametersReachTheGuest, false},
 
 	{"DrivesComeInOrder", drivesComeInOrder, false},

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -183,6 +184,8 @@ func (machine) Console(line string) error {
 	_, err = f.WriteString("<2>" + line + "\n") // without the newline the kernel holds the line back
 	return err
 }
+
+func (machine) CPUs() int { return runtime.NumCPU() }
 
 func (machine) Cmdline() string {
 	b, _ := os.ReadFile("/proc/cmdline")

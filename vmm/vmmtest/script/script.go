@@ -26,6 +26,7 @@ var ErrEnd = errors.New("the guest has ended")
 type Guest interface {
 	Drive(i int) (Drive, error)     // drive i, counted from 0
 	Console(line string) error      // writes a line to the guest's console
+	CPUs() int                      // how many run
 	Cmdline() string                // of the guest's kernel
 	Uptime() (time.Duration, error) // by the guest's own clock
 	Reboot() error                  // the way a guest ends itself
@@ -90,6 +91,8 @@ func act(g Guest, verb string, args []string) (string, error) {
 	switch verb {
 	case "echo":
 		return strings.Join(args, " "), nil
+	case "cpus":
+		return strconv.Itoa(g.CPUs()), nil
 	case "cmdline":
 		return g.Cmdline(), nil
 	case "uptime":

@@ -1,0 +1,60 @@
+package qemu
+
+import (
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+func TestMachineDirIsFoundAgain(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"/state/w1", "/with, comma,,and:colon", "/"} {
+		c := vmm.Config{ID: "w1", Dir: dir, Accel: dayfly.TCG, CPUs: 1}
+		line := "qemu\x00" + strings.Join(arguments(c, 0), "\x00") + "\x00"
+		if got, ok := machineDir([]byte(line)); !ok || got != dir {
+			t.Errorf("machineDir = %q, %v; want %q", got, ok, dir)
+		}
+	}
+	for _, line := range []string{"", "qemu", "qemu\x00-name\x00guest=other\x00-S\x00", "sh\x00-c\x00-name guest=dayfly:w1:/state\x00x",
+		"qemu\x00-name\x00guest=dayfly:w1:state\x00-S\x00", "qemu\x00-name\x00guest=dayfly:w1\x00-S\x00"} {
+		if got, ok := machineDir([]byte(line)); ok {
+			t.Errorf("machineDir of %q = %q", line, got)
+		}
+	}
+}
+
+func TestEmulatedKernelIsToldTheClock(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		accel  dayfly.Accel
+		params []string
+		khz    int
+		want   string
+	}{
+		{dayfly.TCG, nil, 2_600_000, "tsc_early_khz=2600000"},
+		{dayfly.TCG, []string{"acpi=off"}, 2_600_000, "nolapic_timer acpi=off"},
+		{dayfly.TCG, nil, 0, ""}, // unknown: the guest measures
+		{dayfly.KVM, nil, 2_600_000, ""},
+	} {
+		got := strings.Join(kernelParams(vmm.Config{Accel: c.accel, Cmdline: c.params}, c.khz), " ")
+		if !strings.Contains(got, c.want) || c.want == "" && strings.Contains(got, "tsc") {
+			t.Errorf("%s with %d kHz: %q, want %q in it", c.accel, c.khz, got, c.want)
+		}
+	}
+}
+
+// TestTSCRateIsTheSameTwice compares two independent readings: what one of
+// them got wrong by being interrupted would show.
+func TestTSCRateIsTheSameTwice(t *testing.T) {
+	t.Parallel()
+	a, b := newTSCRate().KHz(), newTSCRate().KHz()
+	if a == 0 {
+		t.Skip("needs: tsc: this processor has no time stamp counter that can be read: use x86-64")
+	}
+	if diff := math.Abs(float64(a-b)) / float64(a); diff > 0.001 {
+		t.Errorf("rates %d and %d kHz differ by %.4f", a, b, diff)
+	}
+}
