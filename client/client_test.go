@@ -302,7 +302,7 @@ func TestLargeInputIsStreamedAndWhole(t *testing.T) {
 	t.Parallel()
 	c, _ := serve(t)
 	id := workspace(t, c)
-	const size = 64 << 20
+	const size = 16 << 20
 	cmd := sh("wc -c")
 	cmd.Stdin = io.LimitReader(rand.Reader, size)
 	if r := run(t, c, id, cmd); strings.TrimSpace(r.stdout.String()) != fmt.Sprint(size) {

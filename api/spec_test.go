@@ -1,0 +1,138 @@
+package api
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/dayfly/dayfly"
+)
+
+// schema is the part of a schema in openapi.yaml that a Go type can disagree with.
+type schema struct {
+	Type       string            `yaml:"type"`
+	Ref        string            `yaml:"$ref"`
+	Required   []string          `yaml:"required"`
+	Properties map[string]schema `yaml:"properties"`
+	Enum       []string          `yaml:"enum"`
+	Minimum    *int              `yaml:"minimum"`
+	Maximum    *int              `yaml:"maximum"`
+	Default    any               `yaml:"default"`
+}
+
+func schemas(t *testing.T) map[string]schema {
+	t.Helper()
+	b, err := os.ReadFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Components struct {
+			Schemas map[string]schema `yaml:"schemas"`
+		} `yaml:"components"`
+	}
+	if err := yaml.Unmarshal(b, &doc); err != nil {
+		t.Fatal(err)
+	}
+	return doc.Components.Schemas
+}
+
+// TestSpecDescribesTheTypes: the words are Go types first, and openapi.yaml
+// only points to them, so nothing but this keeps the two equal.
+func TestSpecDescribesTheTypes(t *testing.T) {
+	t.Parallel()
+	all := schemas(t)
+	for name, v := range map[string]any{
+		"Spec": dayfly.Spec{}, "Workspace": dayfly.Workspace{}, "Stage": dayfly.Stage{}, "Image": dayfly.Image{},
+		"ImageConfig": dayfly.ImageConfig{}, "Kernel": dayfly.Kernel{}, "Progress": dayfly.Progress{},
+		"Check": dayfly.Check{}, "Error": dayfly.Error{},
+	} {
+		s, ok := all[name]
+		if !ok {
+			t.Errorf("openapi.yaml has no schema %s", name)
+			continue
+		}
+		want := map[string]bool{} // by property: required
+		rt := reflect.TypeOf(v)
+		for i := range rt.NumField() {
+			tag := rt.Field(i).Tag.Get("json")
+			if tag == "" || tag == "-" {
+				continue
+			}
+			prop, opts, _ := strings.Cut(tag, ",")
+			want[prop] = opts == ""
+			if p, ok := s.Properties[prop]; ok && p.Ref == "" && p.Type != jsonType(rt.Field(i).Type) {
+				t.Errorf("%s.%s is %s in openapi.yaml and %s in Go", name, prop, p.Type, rt.Field(i).Type)
+			}
+		}
+		for prop, required := range want {
+			if _, ok := s.Properties[prop]; !ok {
+				t.Errorf("openapi.yaml: %s lacks %s", name, prop)
+			}
+			if required != slices.Contains(s.Required, prop) {
+				t.Errorf("openapi.yaml: %s.%s: required is %v, in Go %v", name, prop, !required, required)
+			}
+		}
+		for prop := range s.Properties {
+			if _, ok := want[prop]; !ok {
+				t.Errorf("openapi.yaml: %s has %s, which Go has not", name, prop)
+			}
+		}
+	}
+}
+
+func jsonType(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "string"
+	case reflect.Bool:
+		return "boolean"
+	case reflect.Int, reflect.Int64:
+		return "integer"
+	case reflect.Float64:
+		return "number"
+	case reflect.Slice:
+		return "array"
+	case reflect.Struct:
+		if t.String() == "time.Time" {
+			return "string"
+		}
+	}
+	return "object"
+}
+
+func TestSpecStatesTheBounds(t *testing.T) {
+	t.Parallel()
+	all := schemas(t)
+	spec := all["Spec"].Properties
+	for prop, want := range map[string][3]int{
+		"cpus":       {1, dayfly.MaxCPUs, dayfly.DefaultCPUs},
+		"memory_mib": {dayfly.MinMemoryMiB, dayfly.MaxMemoryMiB, dayfly.DefaultMemoryMiB},
+		"disk_mib":   {dayfly.MinDiskMiB, dayfly.MaxDiskMiB, dayfly.DefaultDiskMiB},
+	} {
+		p := spec[prop]
+		if got := fmt.Sprint(*p.Minimum, *p.Maximum, p.Default); got != fmt.Sprint(want[0], want[1], want[2]) {
+			t.Errorf("%s: %s, in Go %v", prop, got, want)
+		}
+	}
+	var states []string
+	for _, s := range dayfly.States() {
+		states = append(states, string(s))
+	}
+	if !slices.Equal(all["State"].Enum, states) {
+		t.Errorf("states: %v, in Go %v", all["State"].Enum, states)
+	}
+	for _, kind := range all["Error"].Properties["kind"].Enum {
+		if _, ok := statuses[dayfly.Kind(kind)]; !ok {
+			t.Errorf("kind %s has no status", kind)
+		}
+	}
+	if n := len(all["Error"].Properties["kind"].Enum); n != len(statuses) {
+		t.Errorf("%d kinds, in Go %d", n, len(statuses))
+	}
+}

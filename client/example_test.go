@@ -1,0 +1,59 @@
+package client_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"strings"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/client"
+)
+
+func Example() {
+	ctx := context.Background()
+	c, err := client.New(client.Options{Address: "unix:///var/lib/dayfly/dayfly.sock"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+
+	ws, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base", MemoryMiB: 1024})
+	if err != nil {
+		log.Fatal(err) // says what, why, and what to do
+	}
+	defer func() { _ = c.Workspaces.Delete(ctx, ws.ID) }()
+
+	p, err := c.Start(ctx, ws.ID, client.Command{
+		Path: "python3", Args: []string{"-"},
+		Stdin:  strings.NewReader(`print("hello")`),
+		Stdout: os.Stdout, Stderr: os.Stderr,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	exit, err := p.Wait()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("exit code", exit.Code)
+}
+
+func ExampleImages_Pull() {
+	c, err := client.New(client.Options{Address: "http://127.0.0.1:7070"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	im, err := c.Images.Pull(context.Background(), "alpine:3.22", "", func(p dayfly.Progress) {
+		fmt.Println(p.Step, p.Done, "of", p.Total)
+	})
+	switch dayfly.KindOf(err) {
+	case "":
+		fmt.Println(im.Name, im.Digest)
+	case dayfly.NotFound:
+		fmt.Println("there is no such image")
+	default:
+		log.Fatal(err)
+	}
+}
