@@ -40,6 +40,8 @@ func readEvents(r io.Reader, report Report) (rest.Event, error) {
 			return rest.Event{}, garbled(err)
 		}
 		switch {
+		case e.Error != nil && e.Error.Kind == "":
+			return rest.Event{}, garbled(errors.New("an error without a kind"))
 		case e.Error != nil:
 			return rest.Event{}, e.Error
 		case e.Image != nil, e.Images != nil, e.Kernel != nil:
