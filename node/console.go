@@ -9,20 +9,30 @@ import (
 
 const (
 	consoleHead  = "last lines of its console:"
+	panicMark    = "Kernel panic - not syncing" // kernel/panic.c
 	consoleLines = 12
 	consoleWidth = 160
 )
 
-// consoleTail returns the last lines of a guest's console, with everything that
-// could act on a terminal taken out, indented; "" where there are none.
+// consoleTail returns the last lines of a guest's console, or those around its
+// kernel's panic, with everything that could act on a terminal taken out,
+// indented; "" where there are none.
 func consoleTail(m vmm.Machine) string {
 	var lines []string
+	last := 0
 	for l := range strings.SplitSeq(string(m.Console()), "\n") {
-		if l = strings.TrimSpace(plain(l)); l != "" {
-			lines = append(lines, "  "+l[:min(len(l), consoleWidth)])
+		if l = strings.TrimSpace(plain(l)); l == "" {
+			continue
+		}
+		lines = append(lines, "  "+l[:min(len(l), consoleWidth)])
+		if last == 0 && strings.Contains(l, panicMark) {
+			last = len(lines) + consoleLines/2
 		}
 	}
-	return strings.Join(lines[max(0, len(lines)-consoleLines):], "\n")
+	if last == 0 || last > len(lines) {
+		last = len(lines)
+	}
+	return strings.Join(lines[max(0, last-consoleLines):last], "\n")
 }
 
 func consoleNote(m vmm.Machine) string {

@@ -79,7 +79,7 @@ func assertNothingLeft(t *testing.T, state string) {
 		t.Fatal(err)
 	}
 	for line := range strings.SplitSeq(string(mounts), "\n") {
-		if strings.Contains(line, state) {
+		if strings.Contains(line, state+"/") {
 			t.Errorf("left mounted: %s", line)
 		}
 	}
