@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	packVersion = 1 // of what pack writes; part of a pack's name
+	packVersion = 2 // of what pack writes; part of a pack's name
 	keptPacks   = 4 // per kernel: agents of other versions may be in use beside this one
 )
 
@@ -84,6 +84,9 @@ func writeInitramfs(w io.Writer, agent []byte, modules string, names []string) e
 		c.add(node{name: d, mode: modeDir | 0o755})
 	}
 	c.add(node{name: "dev/console", mode: modeChar | 0o600, major: 5, minor: 1})
+	// A kernel without a console driver starts init without standard files, and
+	// Go's runtime then dies unless it can open this in their place.
+	c.add(node{name: "dev/null", mode: modeChar | 0o666, major: 1, minor: 3})
 	c.add(node{name: "init", mode: modeFile | 0o755, data: agent})
 	var list strings.Builder
 	for _, n := range names {

@@ -112,6 +112,9 @@ func TestInitramfsHoldsAgentAndModules(t *testing.T) {
 	if e := got["dev/console"]; e.mode != modeChar|0o600 {
 		t.Errorf("/dev/console has mode %o", e.mode)
 	}
+	if e := got["dev/null"]; e.mode != modeChar|0o666 {
+		t.Errorf("/dev/null has mode %o", e.mode)
+	}
 	if e := got["init"]; e.mode != modeFile|0o755 || e.data != "the agent" {
 		t.Errorf("/init is %q with mode %o", e.data, e.mode)
 	}

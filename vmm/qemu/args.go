@@ -137,14 +137,27 @@ func kernelParams(c vmm.Config, tscKHz int) []string {
 		"panic=-1",        // reboot at once
 		"reboot=t",        // by triple fault: the one way that needs no device
 	}
-	if c.Accel == dayfly.TCG && tscKHz > 0 {
-		params = append(params, fmt.Sprintf("tsc_early_khz=%d", tscKHz), "tsc=reliable", "no_timer_check")
-		if acpiOff(c) {
-			// Calibrating the APIC's timer takes 240 ms of emulation; the PIT is there.
-			params = append(params, "nolapic_timer")
-		}
+	if c.Accel == dayfly.TCG {
+		params = append(params, emulated(c, tscKHz)...)
 	}
 	return append(params, c.Cmdline...)
+}
+
+// emulated spares the kernel what it would take long to find out, or to do, by
+// emulated instructions.
+func emulated(c vmm.Config, tscKHz int) (params []string) {
+	if tscKHz > 0 {
+		params = append(params, fmt.Sprintf("tsc_early_khz=%d", tscKHz), "tsc=reliable", "no_timer_check")
+	}
+	if c.CPUs > 1 {
+		return params // of two CPUs only one would have fine timers without the APIC's
+	}
+	// Patching the locks out of the kernel takes 100 ms.
+	params = append(params, "noreplace-smp")
+	if acpiOff(c) {
+		params = append(params, "nolapic_timer") // calibrating it takes 240 ms, and there is the PIT
+	}
+	return params
 }
 
 // drive is a raw file or device. QEMU locks it against other writers. An error

@@ -31,15 +31,17 @@ func TestEmulatedKernelIsToldTheClock(t *testing.T) {
 	for _, c := range []struct {
 		accel  dayfly.Accel
 		params []string
+		cpus   int
 		khz    int
 		want   string
 	}{
-		{dayfly.TCG, nil, 2_600_000, "tsc_early_khz=2600000"},
-		{dayfly.TCG, []string{"acpi=off"}, 2_600_000, "nolapic_timer acpi=off"},
-		{dayfly.TCG, nil, 0, ""}, // unknown: the guest measures
-		{dayfly.KVM, nil, 2_600_000, ""},
+		{dayfly.TCG, nil, 1, 2_600_000, "tsc_early_khz=2600000"},
+		{dayfly.TCG, []string{"acpi=off"}, 1, 2_600_000, "nolapic_timer acpi=off"},
+		{dayfly.TCG, []string{"acpi=off"}, 2, 2_600_000, "no_timer_check acpi=off"},
+		{dayfly.TCG, nil, 1, 0, ""}, // unknown: the guest measures
+		{dayfly.KVM, nil, 1, 2_600_000, ""},
 	} {
-		got := strings.Join(kernelParams(vmm.Config{Accel: c.accel, Cmdline: c.params}, c.khz), " ")
+		got := strings.Join(kernelParams(vmm.Config{Accel: c.accel, CPUs: c.cpus, Cmdline: c.params}, c.khz), " ")
 		if !strings.Contains(got, c.want) || c.want == "" && strings.Contains(got, "tsc") {
 			t.Errorf("%s with %d kHz: %q, want %q in it", c.accel, c.khz, got, c.want)
 		}
