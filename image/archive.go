@@ -115,7 +115,7 @@ func (a *archive) index(ctx context.Context, size int64) error {
 				return err
 			}
 			if start+hdr.Size > size {
-				return dayfly.Errorf(dayfly.Invalid, "the archive ends in the middle of %q: it is truncated", name)
+				return dayfly.Errorf(dayfly.Invalid, "the archive ends in the middle of %s: it is truncated", clip(name))
 			}
 			a.files[name] = io.NewSectionReader(a.file, start, hdr.Size)
 		case tar.TypeSymlink:

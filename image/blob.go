@@ -166,7 +166,7 @@ func (u *unpacked) blame(err error) error {
 	case u.in.err != nil && !errors.Is(u.in.err, io.EOF):
 		return u.in.err
 	}
-	return dayfly.Errorf(dayfly.Invalid, "the compressed data is damaged: %v", err)
+	return dayfly.Errorf(dayfly.Invalid, "the compressed data is damaged: %s", clip(err))
 }
 
 // counted counts what is read and remembers how it ended.

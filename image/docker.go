@@ -31,7 +31,7 @@ func (s *Store) fromDocker(ctx context.Context, a *archive, o ImportOptions) ([]
 	}
 	var images []dockerImage
 	if err := json.Unmarshal(raw, &images); err != nil {
-		return nil, dayfly.Errorf(dayfly.Invalid, "manifest.json: %w", err)
+		return nil, dayfly.Errorf(dayfly.Invalid, "manifest.json: %s", clip(err))
 	}
 	if len(images) == 0 {
 		return nil, dayfly.Errorf(dayfly.Invalid, "there is no image in it")
@@ -80,18 +80,18 @@ func (s *Store) dockerImage(ctx context.Context, a *archive, di dockerImage, pla
 	}
 	at := a.files[clean(di.Config)]
 	if at == nil {
-		return nil, dayfly.Errorf(dayfly.Invalid, "the config %q is not in the archive", di.Config)
+		return nil, dayfly.Errorf(dayfly.Invalid, "the config %s is not in the archive", clip(di.Config))
 	}
 	config, err := s.readAll("config", at)
 	if err != nil {
 		return nil, err
 	}
 	if hex := strings.TrimSuffix(path.Base(di.Config), ".json"); isHex(hex, sha256Hex) && hex != sum(config) {
-		return nil, dayfly.Errorf(dayfly.Invalid, "the config %s has another digest: it was changed or damaged on its way", di.Config)
+		return nil, dayfly.Errorf(dayfly.Invalid, "the config %s has another digest: it was changed or damaged on its way", clip(di.Config))
 	}
 	cfg, err := v1.ParseConfigFile(bytes.NewReader(config))
 	if err != nil {
-		return nil, dayfly.Errorf(dayfly.Invalid, "config: %w", err)
+		return nil, dayfly.Errorf(dayfly.Invalid, "config: %s", clip(err))
 	}
 	if len(cfg.RootFS.DiffIDs) != len(di.Layers) {
 		return nil, dayfly.Errorf(dayfly.Invalid, "manifest.json has %d layers and the config %d", len(di.Layers), len(cfg.RootFS.DiffIDs))
@@ -103,7 +103,7 @@ func (s *Store) dockerImage(ctx context.Context, a *archive, di dockerImage, pla
 	for i, file := range di.Layers {
 		desc, err := describe(ctx, a.files[clean(file)], cfg.RootFS.DiffIDs[i])
 		if err != nil {
-			return nil, within("layer "+file, err)
+			return nil, within("layer "+clip(file), err)
 		}
 		blobs[desc.Digest] = a.files[clean(file)]
 		m.Layers = append(m.Layers, desc)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -46,6 +48,22 @@ func within(what string, err error) error {
 	led := *e
 	led.Msg = what + ": " + led.Msg
 	return &led
+}
+
+// clip shows text that others may have had a hand in, such as an error that
+// quotes their JSON: bounded, and without control characters.
+func clip(text any) string {
+	const most = 200
+	s := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '�'
+	}, fmt.Sprint(text))
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
 }
 
 func exceeded(what, limit string, is, bound any) error {

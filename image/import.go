@@ -23,7 +23,8 @@ type ImportOptions struct {
 // Import reads an archive of images to its end: one of docker save, or the tar
 // of an OCI layout, plain or compressed with gzip or zstd. It returns one Image
 // for every name the archive gives. A malformed or hostile archive is an
-// Invalid error, one beyond the limits an Exhausted one.
+// Invalid error, one beyond the limits an Exhausted one. Images that were
+// complete before an error stay and are returned with it.
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) ([]dayfly.Image, error) {
 	images, err := s.importArchive(ctx, r, o)
 	return images, s.hostError("import", within("import", err))
@@ -124,7 +125,7 @@ const (
 func (s *Store) fromIndex(ctx context.Context, c content, index []byte, o ImportOptions) ([]named, error) {
 	var m v1.IndexManifest
 	if err := json.Unmarshal(index, &m); err != nil {
-		return nil, dayfly.Errorf(dayfly.Invalid, "index.json: %w", err)
+		return nil, dayfly.Errorf(dayfly.Invalid, "index.json: %s", clip(err))
 	}
 	groups, err := s.groups(m.Manifests, o)
 	if err != nil {

@@ -17,7 +17,11 @@ import (
 // prepare makes sure that an image's root file system exists and that a name
 // leads to it. Whoever comes second waits for the first and finds it done.
 func (s *Store) prepare(ctx context.Context, f *found, n naming, report *reporter) (dayfly.Image, error) {
-	l, err := lockFile(ctx, s.path(locksDir, f.hex))
+	l, err := tryLockFile(s.path(locksDir, f.hex))
+	if errors.Is(err, errLocked) {
+		report.step("wait for the same image", 0)
+		l, err = lockFile(ctx, s.path(locksDir, f.hex))
+	}
 	if err != nil {
 		return dayfly.Image{}, s.hostError("lock image "+f.hex[:12], err)
 	}

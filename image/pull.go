@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -43,6 +42,7 @@ func (s *Store) pull(ctx context.Context, ref string, o PullOptions) (dayfly.Ima
 	if err != nil {
 		return dayfly.Image{}, err
 	}
+	defer r.close()
 	desc, err := r.get(ctx, r.ref)
 	if err != nil {
 		return dayfly.Image{}, err
@@ -56,14 +56,15 @@ func (s *Store) pull(ctx context.Context, ref string, o PullOptions) (dayfly.Ima
 
 // remoteContent is the content of a repository.
 type remoteContent struct {
-	ref     name.Reference
-	puller  *remote.Puller
-	options []remote.Option
-	top     map[v1.Hash][]byte // manifests already here
+	ref    name.Reference
+	puller *remote.Puller
+	top    map[v1.Hash][]byte // manifests already here
+	close  func()
 }
 
 func (s *Store) remote(ref string, o PullOptions) (remoteContent, error) {
 	var nameOptions []name.Option
+	done := func() {}
 	rt := s.transport
 	if rt == nil {
 		rt = remote.DefaultTransport
@@ -73,7 +74,7 @@ func (s *Store) remote(ref string, o PullOptions) (remoteContent, error) {
 		if t, ok := rt.(*http.Transport); ok {
 			t = t.Clone()
 			t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // asked for by name
-			rt = t
+			rt, done = t, t.CloseIdleConnections
 		}
 	}
 	parsed, err := name.ParseReference(ref, nameOptions...)
@@ -84,7 +85,7 @@ func (s *Store) remote(ref string, o PullOptions) (remoteContent, error) {
 		remote.WithTransport(rt), remote.WithAuthFromKeychain(s.keychain), remote.WithUserAgent("dayfly/" + dayfly.Version),
 	}
 	puller, err := remote.NewPuller(options...)
-	return remoteContent{ref: parsed, puller: puller, options: options, top: map[v1.Hash][]byte{}}, err
+	return remoteContent{ref: parsed, puller: puller, top: map[v1.Hash][]byte{}, close: done}, err
 }
 
 // get fetches the manifest or index of a reference.
@@ -171,6 +172,5 @@ func cause(err error) string {
 	if errors.As(err, &u) {
 		err = u.Err
 	}
-	const most = 200
-	return fmt.Sprintf("%.*s", most, err.Error())
+	return clip(err)
 }

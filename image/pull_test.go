@@ -280,6 +280,29 @@ func TestDownloadThatBreaksOffIsTakenUpAgain(t *testing.T) {
 	holds(t, s, ref, `f 0644 0:0 hello "world"`)
 }
 
+func TestACertificateNobodyVouchesForTakesAWord(t *testing.T) {
+	t.Parallel()
+	needs.Root(t)
+	reg := httptest.NewUnstartedServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	reg.Config.ErrorLog = log.New(io.Discard, "", 0)
+	reg.StartTLS()
+	t.Cleanup(reg.Close)
+	ref, err := name.ParseReference(reg.Listener.Addr().String() + "/app:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, hello(t), remote.WithTransport(reg.Client().Transport)); err != nil {
+		t.Fatal(err)
+	}
+	s, _ := open(t, image.Limits{})
+	_, err = s.Pull(t.Context(), ref.String(), image.PullOptions{})
+	refused(t, err, dayfly.Unavailable)
+	if _, err := s.Pull(t.Context(), ref.String(), image.PullOptions{Insecure: true}); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, s, ref.String(), `f 0644 0:0 hello "world"`)
+}
+
 func TestPullThatIsCancelledLeavesNothing(t *testing.T) {
 	t.Parallel()
 	needs.Root(t)

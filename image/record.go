@@ -53,7 +53,7 @@ func fullName(s string) (naming, error) {
 }
 
 func badName(s string, err error) error {
-	return dayfly.Errorf(dayfly.Invalid, "%q is not the name of an image: use a word such as base, or a reference such as debian:13 or host/path:tag (%w)", s, err)
+	return dayfly.Errorf(dayfly.Invalid, "%q is not the name of an image: use a word such as base, or a reference such as debian:13 or host/path:tag (%s)", clip(s), clip(err))
 }
 
 func (s *Store) nameFile(key string) string {
@@ -77,14 +77,15 @@ func readRecord(file string) (record, error) {
 	}
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil || !isHex(strings.TrimPrefix(r.Digest, "sha256:"), sha256Hex) {
-		return record{}, dayfly.Errorf(dayfly.Internal, "the image store's file %s is damaged: remove it and pull the image again", filepath.Base(file))
+		return record{}, dayfly.Errorf(dayfly.Internal, "the image store's file %s is damaged: get the image again, which replaces it", filepath.Base(file))
 	}
 	return r, nil
 }
 
 func (r record) hex() string { return strings.TrimPrefix(r.Digest, "sha256:") }
 
-// records returns every name, in order.
+// records returns every name, in order. One whose file is damaged is left out:
+// it must not stand in the way of the others.
 func (s *Store) records() ([]record, error) {
 	files, err := filepath.Glob(s.path(namesDir, "*.json"))
 	if err != nil {
@@ -97,7 +98,8 @@ func (s *Store) records() ([]record, error) {
 			continue // removed in between
 		}
 		if err != nil {
-			return nil, err
+			s.log.Warn("name of an image left out", "err", err)
+			continue
 		}
 		all = append(all, r)
 	}

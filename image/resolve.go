@@ -58,7 +58,7 @@ func (s *Store) resolve(ctx context.Context, c content, desc v1.Descriptor, plat
 		}
 		var index v1.IndexManifest
 		if err := json.Unmarshal(raw, &index); err != nil {
-			return nil, dayfly.Errorf(dayfly.Invalid, "index %s: %w", short(desc.Digest), err)
+			return nil, dayfly.Errorf(dayfly.Invalid, "index %s: %s", short(desc.Digest), clip(err))
 		}
 		if desc, err = choose(index.Manifests, want); err != nil {
 			return nil, err
@@ -80,7 +80,7 @@ func mediaType(desc v1.Descriptor, raw []byte) (types.MediaType, error) {
 		History   json.RawMessage `json:"fsLayers"`
 	}
 	if err := json.Unmarshal(raw, &probe); err != nil {
-		return "", dayfly.Errorf(dayfly.Invalid, "manifest %s is not JSON: %w", short(desc.Digest), err)
+		return "", dayfly.Errorf(dayfly.Invalid, "manifest %s is not JSON: %s", short(desc.Digest), clip(err))
 	}
 	switch {
 	case probe.Config != nil && probe.Manifests == nil:
@@ -88,25 +88,25 @@ func mediaType(desc v1.Descriptor, raw []byte) (types.MediaType, error) {
 	case probe.Manifests != nil && probe.Config == nil:
 		return types.OCIImageIndex, nil
 	}
-	return "", dayfly.Errorf(dayfly.Invalid, "manifest %s (%s) is neither of an image nor an index of images", short(desc.Digest), desc.MediaType)
+	return "", dayfly.Errorf(dayfly.Invalid, "manifest %s (%s) is neither of an image nor an index of images", short(desc.Digest), clip(desc.MediaType))
 }
 
 // image reads an image's manifest and config and refuses what cannot be run.
 func (s *Store) image(ctx context.Context, c content, raw []byte, want v1.Platform) (*found, error) {
 	m, err := v1.ParseManifest(bytes.NewReader(raw))
 	if err != nil {
-		return nil, dayfly.Errorf(dayfly.Invalid, "manifest: %w", err)
+		return nil, dayfly.Errorf(dayfly.Invalid, "manifest: %s", clip(err))
 	}
 	if !m.Config.MediaType.IsConfig() {
-		return nil, dayfly.Errorf(dayfly.Invalid, "this is not a container image but something else, of type %q", m.Config.MediaType)
+		return nil, dayfly.Errorf(dayfly.Invalid, "this is not a container image but something else, of type %s", clip(m.Config.MediaType))
 	}
 	if len(m.Layers) > s.limits.Layers {
 		return nil, exceeded("manifest", "layers", len(m.Layers), s.limits.Layers)
 	}
 	for i, l := range m.Layers {
 		if !slices.Contains(layerTypes, l.MediaType) {
-			return nil, dayfly.Errorf(dayfly.Invalid, "layer %d of %d has the type %q, which cannot be unpacked: "+
-				"build the image with ordinary layers (tar, gzip or zstd; not encrypted, not foreign)", i+1, len(m.Layers), l.MediaType)
+			return nil, dayfly.Errorf(dayfly.Invalid, "layer %d of %d has the type %s, which cannot be unpacked: "+
+				"build the image with ordinary layers (tar, gzip or zstd; not encrypted, not foreign)", i+1, len(m.Layers), clip(l.MediaType))
 		}
 	}
 	config, err := s.readBlob(ctx, c, m.Config)
@@ -121,10 +121,10 @@ func (s *Store) image(ctx context.Context, c content, raw []byte, want v1.Platfo
 func (f *found) readConfig(want v1.Platform) error {
 	cfg, err := v1.ParseConfigFile(bytes.NewReader(f.config))
 	if err != nil {
-		return dayfly.Errorf(dayfly.Invalid, "config: %w", err)
+		return dayfly.Errorf(dayfly.Invalid, "config: %s", clip(err))
 	}
 	if have := (v1.Platform{OS: cfg.OS, Architecture: cfg.Architecture, Variant: cfg.Variant}); !suits(have, want) {
-		return dayfly.Errorf(dayfly.Invalid, "the image is for %s and %s is wanted: use an image built for that", have, want)
+		return dayfly.Errorf(dayfly.Invalid, "the image is for %s and %s is wanted: use an image built for that", clip(have), want)
 	}
 	if len(cfg.RootFS.DiffIDs) != len(f.layers) {
 		return dayfly.Errorf(dayfly.Invalid, "the manifest has %d layers and its config %d", len(f.layers), len(cfg.RootFS.DiffIDs))
@@ -147,7 +147,7 @@ func choose(from []v1.Descriptor, want v1.Platform) (v1.Descriptor, error) {
 		case suits(*d.Platform, want) && second == nil:
 			second = &from[i]
 		default:
-			there = append(there, d.Platform.String())
+			there = append(there, clip(d.Platform))
 		}
 	}
 	if second != nil {
@@ -155,6 +155,10 @@ func choose(from []v1.Descriptor, want v1.Platform) (v1.Descriptor, error) {
 	}
 	if len(there) == 0 {
 		there = []string{"no image at all"}
+	}
+	const most = 20
+	if len(there) > most {
+		there = append(there[:most], "and more")
 	}
 	return v1.Descriptor{}, dayfly.Errorf(dayfly.NotFound, "there is no image for %s; there is: %s", want, strings.Join(there, ", "))
 }
