@@ -307,7 +307,7 @@ func TestDebianPackageIsImported(t *testing.T) {
 			t.Errorf("%s of %s is missing: %v", m, k.Release, rec.Modules)
 		}
 	}
-	if len(rec.Cmdline) > 0 {
+	if slices.Contains(rec.Cmdline, "acpi=off") {
 		t.Errorf("it needs ACPI to find its devices, but is given %v", rec.Cmdline)
 	}
 }
