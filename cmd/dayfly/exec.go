@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -78,18 +79,24 @@ func (a *app) execIn(ctx context.Context, f *execFlags, args []string) (err erro
 		}
 		defer func() { err = errors.Join(err, stopAgain(at.client, id)) }()
 	}
+	late := &exitError{exitTimeout, fmt.Errorf("the time is up: %s passed", f.timeout)}
+	var killed atomic.Bool
 	if f.timeout > 0 {
 		timer := time.AfterFunc(f.timeout, func() {
+			killed.Store(true)
 			at.relay.kill()
-			cancel(&exitError{exitTimeout, fmt.Errorf("the time is up: %s passed", f.timeout)})
+			cancel(late)
 		})
 		defer timer.Stop()
 	}
 	exit, err := at.run(ctx, id, client.Command{
 		Path: line[0], Args: line[1:], Env: env, Dir: f.workdir, User: f.user,
 	})
-	if err == nil && exit.Code != 0 {
-		err = &exitError{code: exit.Code}
+	switch {
+	case err == nil && killed.Load():
+		return late
+	case err == nil && exit.Code != 0:
+		return &exitError{code: exit.Code}
 	}
 	return err
 }

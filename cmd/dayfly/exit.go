@@ -86,14 +86,10 @@ var forCommands = map[string]string{"exit": "command"}
 
 // exit tells the user about err and returns the program's exit code.
 func (a *app) exit(cmd *cobra.Command, err error) int {
-	var coded *exitError
-	switch {
-	case err == nil:
+	if err == nil {
 		return 0
-	case errors.As(err, &coded) && coded.err == nil:
-	default:
-		a.explain(err)
 	}
+	a.explain(err)
 	return codeOf(cmd, err)
 }
 
@@ -115,12 +111,38 @@ func codeOf(cmd *cobra.Command, err error) int {
 	return exitFailed
 }
 
-// explain prints an error and, where there is more to say, what to do.
+// explain prints an error and, where there is more to say, what to do. A bare
+// exit code is not worth a word.
 func (a *app) explain(err error) {
-	fmt.Fprintf(a.stderr, "dayfly: %s\n", describe(err))
-	if hint := a.hint(err); hint != "" {
-		fmt.Fprintf(a.stderr, "hint: %s\n", hint)
+	for _, err := range parts(err) {
+		var coded *exitError
+		if errors.As(err, &coded) && coded.err == nil {
+			continue
+		}
+		fmt.Fprintf(a.stderr, "dayfly: %s\n", describe(err))
+		if hint := a.hint(err); hint != "" {
+			fmt.Fprintf(a.stderr, "hint: %s\n", hint)
+		}
 	}
+}
+
+// parts takes apart what errors.Join put together.
+func parts(err error) []error {
+	var e *dayfly.Error
+	if errors.As(err, &e) && error(e) == err {
+		return []error{err} // its causes are not for the user
+	}
+	many, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var out []error
+	for _, err := range many.Unwrap() {
+		if err != nil {
+			out = append(out, parts(err)...)
+		}
+	}
+	return out
 }
 
 // describe words an error for people: its stage and message, without the

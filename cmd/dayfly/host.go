@@ -63,9 +63,11 @@ func stateError(dir string, err error) error {
 //go:embed guestbin
 var guestbin embed.FS
 
+const guestPath = "guestbin/dayfly-guest"
+
 // guestBinary returns the agent, nil if this program was built without it.
 func guestBinary() []byte {
-	b, err := guestbin.ReadFile("guestbin/dayfly-guest")
+	b, err := guestbin.ReadFile(guestPath)
 	if err != nil {
 		return nil
 	}
@@ -78,9 +80,6 @@ var errNoGuest = &dayfly.Error{
 }
 
 func (h *host) openNode() (*node.Node, error) {
-	if _, err := fs.Stat(guestbin, "guestbin/dayfly-guest"); err != nil {
-		return nil, errNoGuest
-	}
 	images, err := h.images()
 	if err != nil {
 		return nil, err
@@ -106,6 +105,14 @@ func (h *host) openNode() (*node.Node, error) {
 	return n, nil
 }
 
+// starter is the node for starts, which need the guest agent.
+func (h *host) starter() (*node.Node, error) {
+	if _, err := fs.Stat(guestbin, guestPath); err != nil {
+		return nil, errNoGuest
+	}
+	return h.node()
+}
+
 func (h *host) options() api.Options {
 	return api.Options{
 		Workspaces: hostWorkspaces{h}, Guests: hostWorkspaces{h}, Images: hostImages{h},
@@ -127,7 +134,7 @@ func (h *host) Close() error {
 type hostWorkspaces struct{ h *host }
 
 func (w hostWorkspaces) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, error) {
-	n, err := w.h.node()
+	n, err := w.h.starter()
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -135,7 +142,7 @@ func (w hostWorkspaces) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Wo
 }
 
 func (w hostWorkspaces) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
-	n, err := w.h.node()
+	n, err := w.h.starter()
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}

@@ -142,11 +142,16 @@ func (a *app) runImage(cmd *cobra.Command, f *runFlags, args []string) error {
 	r := &oneRun{app: a, cmd: cmd, f: f, at: at, spec: spec, args: afterDashes(args[1:]), cancel: cancel}
 	exit, err := r.do(ctx)
 	at.tty.Close() // before anything is printed
-	r.deliver(exit, err)
-	if err == nil && exit.Code != 0 {
-		err = &exitError{code: exit.Code}
+	code := exit.Code
+	if err != nil {
+		a.explain(err)
+		code = codeOf(cmd, err)
 	}
-	return err
+	r.deliver(exit, err) // last, so that its line of JSON is the last one
+	if code != 0 {
+		return &exitError{code: code}
+	}
+	return nil
 }
 
 // oneRun is a workspace for one command.

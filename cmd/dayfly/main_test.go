@@ -1,0 +1,44 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/dayfly/dayfly/api"
+	"github.com/dayfly/dayfly/test/fakehost"
+	"github.com/dayfly/dayfly/test/needs"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"dayfly": fakeMain})
+}
+
+// fakeMain is main over a host without machines.
+func fakeMain() {
+	a := newApp()
+	a.newBackend = func(string, *slog.Logger) (backend, error) { return fakeBackend{fakehost.New()}, nil }
+	os.Exit(a.run(os.Args[1:]))
+}
+
+type fakeBackend struct{ *fakehost.Host }
+
+func (f fakeBackend) options() api.Options { return f.Options() }
+
+// TestScripts runs the command lines in testdata/script. Commands in workspaces
+// run on this machine, as root.
+func TestScripts(t *testing.T) {
+	needs.Root(t)
+	testscript.Run(t, testscript.Params{
+		Dir: filepath.Join("testdata", "script"),
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("DAYFLY_STATE", filepath.Join(e.WorkDir, "state"))
+			e.Setenv("DAYFLY_HOST", "")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "jsonfield": jsonField},
+	})
+}
