@@ -146,7 +146,6 @@ func (c *compilation) collect(dir string) (record, error) {
 			Flavour: Tuned,
 			Size:    int64(len(vmlinux)),
 		},
-		Cmdline:   []string{"acpi=off"}, // devices come by virtio_mmio.device=, the fastest way to find them
 		CreatedAt: time.Now().UTC().Truncate(time.Second),
 	}, errors.Join(writeFile(filepath.Join(dir, vmlinuxName), vmlinux), writeFile(filepath.Join(dir, configName), config))
 }

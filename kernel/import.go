@@ -13,7 +13,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -26,20 +25,6 @@ const (
 	maxModuleList   = 1 << 20   // modules.builtin; Debian's has 10 kB
 	progressEvery   = 512 << 10 // bytes of the package
 )
-
-// distributionCmdline keeps a distribution's kernel from work at boot that no
-// guest has use for: 670 million instructions become 400 million, which under
-// emulation is a quarter of the whole boot.
-var distributionCmdline = []string{
-	"cryptomgr.notests",
-	"initcall_blacklist=" + strings.Join([]string{
-		"jent_mod_init",                // measures the jitter of an emulated clock; the random generator goes on without
-		"trace_eval_init",              // names of constants in the format files of trace events
-		"crypto_kdf108_init",           // a self test
-		"load_system_certificate_list", // certificates for module signatures; our modules have none
-		"damon_reclaim_init",           // a service nobody starts
-	}, ","),
-}
 
 // Import unpacks the kernel in a Debian linux-image package, a file, and the
 // modules that a guest needs. Nothing is installed on the host. A package that
@@ -273,7 +258,6 @@ func (u *unpacked) assemble(dir string) (record, error) {
 			Size:    int64(len(u.vmlinux)),
 		},
 		Modules:   names,
-		Cmdline:   slices.Clone(distributionCmdline),
 		CreatedAt: time.Now().UTC().Truncate(time.Second),
 	}, nil
 }
