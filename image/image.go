@@ -45,6 +45,7 @@ type Store struct {
 	log       *slog.Logger
 	keychain  authn.Keychain
 	transport http.RoundTripper
+	wide      int // entries of a directory from which on the kernel fills it
 }
 
 // formatVersion is that of docs/formats/image-store.md.
@@ -69,7 +70,7 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s := &Store{
 		dir: dir, limits: o.Limits.Normal(), log: o.Log,
-		keychain: o.Keychain, transport: o.Transport,
+		keychain: o.Keychain, transport: o.Transport, wide: wideDir,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -25,28 +26,56 @@ import (
 )
 
 // TestImagesBecomeTheTreesTheirLayersStandFor goes the whole way: an archive,
-// the store, an ext4, the kernel that mounts it.
+// the store, an ext4, the kernel that mounts it. It does so for both ways of
+// filling the ext4.
 func TestImagesBecomeTheTreesTheirLayersStandFor(t *testing.T) {
 	t.Parallel()
 	needs.Root(t)
 	needs.Loop(t)
 	e2fsck := needs.E2fsprogs(t)
-	s, dir := open(t, image.Limits{})
-	for i, c := range layertest.Cases() {
-		t.Run(c.Name, func(t *testing.T) {
-			var layers [][]byte
-			for _, l := range c.Layers {
-				layers = append(layers, layertest.Tar(t, l...))
+	for way, prepare := range map[string]func(*image.Store){
+		"mke2fs": func(*image.Store) {}, "kernel": (*image.Store).FillMounted,
+	} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			s, dir := open(t, image.Limits{})
+			prepare(s)
+			for i, c := range layertest.Cases() {
+				t.Run(c.Name, func(t *testing.T) {
+					var layers [][]byte
+					for _, l := range c.Layers {
+						layers = append(layers, layertest.Tar(t, l...))
+					}
+					img := load(t, s, saved(t, "case:1", plain(t, layers...)), "case-"+string(rune('a'+i/26))+string(rune('a'+i%26)))
+					layertest.Check(t, c, mounted(t, s, img.Name), mountPoints...)
+					file := filepath.Join(dir, "rootfs", strings.TrimPrefix(img.Digest, "sha256:")+".ext4")
+					if out, err := exec.CommandContext(t.Context(), e2fsck, "-fn", file).CombinedOutput(); err != nil {
+						t.Errorf("e2fsck: %v: %s", err, out)
+					}
+				})
 			}
-			img := load(t, s, saved(t, "case:1", plain(t, layers...)), "case-"+string(rune('a'+i/26))+string(rune('a'+i%26)))
-			layertest.Check(t, c, mounted(t, s, img.Name), mountPoints...)
-			file := filepath.Join(dir, "rootfs", strings.TrimPrefix(img.Digest, "sha256:")+".ext4")
-			if out, err := exec.CommandContext(t.Context(), e2fsck, "-fn", file).CombinedOutput(); err != nil {
-				t.Errorf("e2fsck: %v: %s", err, out)
-			}
+			tidy(t, dir)
 		})
 	}
-	tidy(t, dir)
+}
+
+// TestADirectoryOfManyEntriesIsQuick would take minutes were it left to mke2fs;
+// the test's own deadline is what it would run into.
+func TestADirectoryOfManyEntriesIsQuick(t *testing.T) {
+	t.Parallel()
+	needs.Root(t)
+	needs.Loop(t)
+	const many = 60_000
+	var entries []layertest.Entry
+	for i := range many {
+		entries = append(entries, layertest.File(fmt.Sprintf("d/a-file-with-a-longer-name-%06d", i), ""))
+	}
+	s, _ := open(t, image.Limits{})
+	load(t, s, saved(t, "many:1", plain(t, layertest.Tar(t, entries...))), "many")
+	names, err := os.ReadDir(filepath.Join(mounted(t, s, "many"), "d"))
+	if err != nil || len(names) != many {
+		t.Errorf("%d entries, want %d (%v)", len(names), many, err)
+	}
 }
 
 func TestEveryFormOfArchiveIsRead(t *testing.T) {

@@ -44,27 +44,39 @@ func (s *Store) makeRootfs(ctx context.Context, tree, file string) error {
 	if err != nil {
 		return err
 	}
-	slack := extSlack + need.bytes()/extSlackPart
-	for range extTries {
-		err = s.mke2fs(ctx, tree, file, need.inodes, need.bytes()+slack)
-		if !errors.Is(err, errTooSmall) {
-			break
-		}
-		slack *= 2
+	fill := s.mke2fs
+	if need.widest >= s.wide {
+		fill = s.fillMounted
+	}
+	err = s.grow(ctx, fill, need, tree, file)
+	if errors.Is(err, errNoMount) {
+		s.log.Info("a directory with many entries will take long: the host cannot mount", "entries", need.widest, "err", err)
+		err = s.grow(ctx, s.mke2fs, need, tree, file)
 	}
 	if err != nil {
 		return err
-	}
-	if !need.lostFound {
-		if err := run(ctx, "debugfs", "-w", "-R", "rmdir lost+found", file); err != nil {
-			return err
-		}
 	}
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.Chmod(0o400), f.Sync(), f.Close())
+}
+
+// filler makes a file system of a tree, with so many inodes and bytes.
+type filler func(ctx context.Context, tree, file string, inodes, size int64) error
+
+// grow fills a file system that is just large enough.
+func (s *Store) grow(ctx context.Context, fill filler, need needs, tree, file string) (err error) {
+	slack := extSlack + need.bytes()/extSlackPart
+	for range extTries {
+		err = fill(ctx, tree, file, need.inodes+extInodes, need.bytes()+slack)
+		if !errors.Is(err, errTooSmall) {
+			return err
+		}
+		slack *= 2
+	}
+	return err
 }
 
 var errTooSmall = errors.New("the file system is too small for its content")
@@ -74,22 +86,19 @@ func (s *Store) mke2fs(ctx context.Context, tree, file string, inodes, size int6
 		return err
 	}
 	args := append(append([]string{}, mke2fsArgs...),
-		"-N", strconv.FormatInt(inodes+extInodes, 10), "-d", tree, file, strconv.FormatInt(size/extBlock+1, 10))
-	return run(ctx, "mke2fs", args...)
-}
-
-// run runs a tool of e2fsprogs. Its output becomes the error.
-func run(ctx context.Context, tool string, args ...string) error {
-	path, err := lookTool(tool)
-	if err != nil {
+		"-N", strconv.FormatInt(inodes, 10), "-d", tree, file, strconv.FormatInt(size/extBlock+1, 10))
+	if err := run(ctx, "mke2fs", args...); err != nil {
 		return err
 	}
-	var out bytes.Buffer
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = append(cmd.Environ(), "LC_ALL=C", "MKE2FS_CONFIG=/dev/null", "DEBUGFS_PAGER=__none__")
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err = runTied(cmd)
-	said := out.String()
+	if _, err := os.Lstat(tree + "/lost+found"); !os.IsNotExist(err) {
+		return err // the image has one of its own
+	}
+	return run(ctx, "debugfs", "-w", "-R", "rmdir lost+found", file)
+}
+
+// run runs a tool of e2fsprogs and gives its failure a meaning.
+func run(ctx context.Context, tool string, args ...string) error {
+	said, err := runTool(ctx, tool, args...)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -98,9 +107,31 @@ func run(ctx context.Context, tool string, args ...string) error {
 	case strings.Contains(said, "Could not allocate"):
 		return errTooSmall
 	case err != nil:
-		return fmt.Errorf("%s: %w: %s", tool, err, strings.TrimSpace(said))
+		return fmt.Errorf("%s: %w: %s", tool, err, said)
 	}
 	return nil
+}
+
+// runTool runs a tool and returns what it said.
+func runTool(ctx context.Context, tool string, args ...string) (string, error) {
+	path, err := lookTool(tool)
+	if err != nil {
+		return "", err
+	}
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(cmd.Environ(), "LC_ALL=C", "MKE2FS_CONFIG=/dev/null", "DEBUGFS_PAGER=__none__")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err = runTied(cmd)
+	return strings.TrimSpace(out.String()), err
+}
+
+func exitStatus(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return -1
 }
 
 // runTied runs a command that the kernel kills should this process die. That
@@ -122,10 +153,10 @@ func lookTool(tool string) (string, error) {
 	return "", dayfly.Errorf(dayfly.Unavailable, "%s is not installed: install the package e2fsprogs (apt-get install e2fsprogs)", tool)
 }
 
-// extent is what a tree takes in ext4.
+// needs is what a tree takes in ext4.
 type needs struct {
 	inodes, blocks int64
-	lostFound      bool // the tree has a lost+found of its own
+	widest         int // entries of its largest directory
 }
 
 func (n needs) bytes() int64 { return n.blocks*extBlock + n.inodes*extInode }
@@ -139,12 +170,8 @@ func measure(tree string) (needs, error) {
 		return needs{}, err
 	}
 	m := measurer{seen: map[uint64]bool{}}
-	if err := m.dir(fd); err != nil {
-		return needs{}, err
-	}
-	_, err = os.Lstat(tree + "/lost+found")
-	m.lostFound = err == nil
-	return m.needs, nil
+	err = m.dir(fd)
+	return m.needs, err
 }
 
 type measurer struct {
@@ -170,7 +197,11 @@ func (m *measurer) dir(fd int) error {
 		}
 	}
 	m.inodes++
+	m.widest = max(m.widest, len(names))
 	m.blocks += size/extBlock + 1
+	if len(names) >= wideDir {
+		m.blocks += size / extBlock // the kernel's index leaves blocks half full
+	}
 	return nil
 }
 
