@@ -111,7 +111,7 @@ func makeDirs(path string, user account) error {
 
 // chown gives what was made to its user, where the agent may.
 func chown(path string, user account) error {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 || user.uid == 0 && user.gid == 0 {
 		return nil
 	}
 	return os.Lchown(path, int(user.uid), int(user.gid))

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly/guest/wire"
@@ -215,15 +214,16 @@ func TestWatchStreamBeginsWithStartAndSeesIntoNewDirectories(t *testing.T) {
 func TestForgottenWatchersMakeRoom(t *testing.T) {
 	t.Parallel()
 	// One inotify instance stands in for all: the kernel gives a user only 128.
-	notify, err := fsnotify.NewWatcher()
+	notify, err := newInotify()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var table watcherTable
 	var tasks sync.WaitGroup
+	defer notify.close()
 	defer table.close()
 	add := func(polled time.Time) error {
-		_, err := table.add(&watcher{watch: &watch{fs: notify}, polled: polled}, &tasks)
+		_, err := table.add(&watcher{watch: &watch{in: notify}, polled: polled}, &tasks)
 		if err == nil {
 			tasks.Done()
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -64,7 +66,7 @@ func (a *Agent) createWatcher(r *http.Request, req *wire.WatchRequest) (*wire.Wa
 	w := &watcher{watch: inner, polled: time.Now()}
 	id, err := a.watchers.add(w, &a.tasks)
 	if err != nil {
-		_ = inner.fs.Close()
+		inner.in.close()
 		return nil, err
 	}
 	go func() {
@@ -106,7 +108,7 @@ func (t *watcherTable) evict() {
 		w.mu.Unlock()
 		if unused {
 			delete(t.byID, id)
-			_ = w.watch.fs.Close()
+			w.watch.in.close()
 		}
 	}
 }
@@ -117,26 +119,23 @@ func (t *watcherTable) close() {
 	t.closed = true
 	for id, w := range t.byID {
 		delete(t.byID, id)
-		_ = w.watch.fs.Close()
+		w.watch.in.close()
 	}
 }
 
 // collect keeps events until the watch is closed.
 func (w *watcher) collect() {
 	for {
-		select {
-		case ev, ok := <-w.watch.fs.Events:
-			if !ok {
-				return
-			}
-			if err := w.watch.events(ev, w.keep); err != nil {
-				w.fail(err)
-			}
-		case err, ok := <-w.watch.fs.Errors:
-			if !ok {
-				return
-			}
-			w.fail(w.watch.failed(err))
+		err := w.watch.next(time.Time{}, w.keep)
+		var told *wire.Error
+		if errors.Is(err, os.ErrClosed) {
+			return
+		}
+		if err != nil {
+			w.fail(err)
+		}
+		if err != nil && !errors.As(err, &told) {
+			return // the watch is broken, not just behind
 		}
 	}
 }
@@ -183,7 +182,7 @@ func (a *Agent) removeWatcher(_ context.Context, req *wire.WatcherID) (*wire.Emp
 	if w == nil {
 		return nil, errNoWatcher(req.ID)
 	}
-	_ = w.watch.fs.Close()
+	w.watch.in.close()
 	return &wire.Empty{}, nil
 }
 

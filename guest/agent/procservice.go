@@ -136,7 +136,7 @@ func (p *process) sendEnd(l *listener, s *wire.ResponseStream) error {
 	}
 }
 
-var errLifetime = wire.Errorf(wire.DeadlineExceeded, "the process was killed when its time was up")
+var errLifetime = &wire.Error{Code: wire.DeadlineExceeded, Message: "the process was killed when its time was up"}
 
 // cutOff words the end of a call whose process goes on, or is about to be
 // killed by its timer.
@@ -207,7 +207,12 @@ func (a *Agent) streamInput(ctx context.Context, in *wire.RequestStream) (*wire.
 	}
 }
 
-func (a *Agent) sendSignal(_ context.Context, req *wire.SendSignalRequest) (*wire.Empty, error) {
+// killWait is how long the answer to a SIGKILL waits for the end it brings, so
+// that a client who kills twice hears of it. Only a process the kernel cannot
+// stop right now takes longer.
+const killWait = 2 * time.Second
+
+func (a *Agent) sendSignal(ctx context.Context, req *wire.SendSignalRequest) (*wire.Empty, error) {
 	if req.Signal < 1 || req.Signal > 64 {
 		return nil, wire.Errorf(wire.InvalidArgument, "invalid signal: %v", req.Signal)
 	}
@@ -221,6 +226,15 @@ func (a *Agent) sendSignal(_ context.Context, req *wire.SendSignalRequest) (*wir
 		return nil, wire.Errorf(wire.NotFound, "process with pid %d not found", p.child.PID())
 	case err != nil:
 		return nil, wire.Errorf(wire.Internal, "send signal: %v", reason(err))
+	}
+	if req.Signal == wire.SIGKILL {
+		late := time.NewTimer(killWait)
+		defer late.Stop()
+		select {
+		case <-p.child.Done():
+		case <-late.C:
+		case <-ctx.Done():
+		}
 	}
 	return &wire.Empty{}, nil
 }

@@ -3,13 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
-	"syscall"
+	"strings"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly/guest/wire"
@@ -19,13 +19,12 @@ import (
 // (fs.inotify.max_user_watches).
 const maxWatchedDirs = 64 << 10
 
-// watch is one watched directory.
+// watch is one watched directory. It is used by one goroutine at a time.
 type watch struct {
 	a    *Agent
 	root string
 	req  *wire.WatchRequest
-	fs   *fsnotify.Watcher
-	dirs int
+	in   *inotify
 	// found holds entries of new directories that were reported from a look
 	// inside, so that the kernel's report of the same is not a second event.
 	found map[string]struct{}
@@ -34,9 +33,9 @@ type watch struct {
 // maxFound bounds found; beyond it an event may be reported twice.
 const maxFound = 16 << 10
 
-var errLost = wire.Errorf(wire.DataLoss, "more changes came than could be kept: list the directory again, and watch anew")
+var errLost = &wire.Error{Code: wire.DataLoss, Message: "more changes came than could be kept: list the directory again, and watch anew"}
 
-// newWatch starts to watch. Its caller reads fs.Events, and closes fs.
+// newWatch starts to watch. Its caller closes what it returns.
 func (a *Agent) newWatch(r *http.Request, req *wire.WatchRequest) (*watch, error) {
 	_, path, err := a.pathOf(r, req.Path)
 	if err != nil {
@@ -52,20 +51,20 @@ func (a *Agent) newWatch(r *http.Request, req *wire.WatchRequest) (*watch, error
 	if !req.AllowNetworkMounts && onNetwork(path) {
 		return nil, wire.Errorf(wire.InvalidArgument, "%s is on a network file system, which does not report all changes: allow network mounts to watch it all the same", path)
 	}
-	notify, err := fsnotify.NewWatcher()
+	in, err := newInotify()
 	if err != nil {
 		return nil, watchError(path, err)
 	}
-	w := &watch{a: a, root: path, req: req, fs: notify, found: map[string]struct{}{}}
+	w := &watch{a: a, root: path, req: req, in: in, found: map[string]struct{}{}}
 	if err := w.add(path, nil); err != nil {
-		_ = notify.Close()
+		in.close()
 		return nil, err
 	}
 	return w, nil
 }
 
 func watchError(path string, err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EMFILE) {
+	if inotifyFull(err) {
 		return wire.Errorf(wire.ResourceExhausted, "watch %s: the kernel's inotify limits are reached (sysctl fs.inotify)", path)
 	}
 	return fileError("watch", path, err)
@@ -74,10 +73,10 @@ func watchError(path string, err error) error {
 // add watches a directory and, in a recursive watch, all below it. Each entry
 // it passes on the way is handed to see.
 func (w *watch) add(dir string, see func(string)) error {
-	if w.dirs++; w.dirs > maxWatchedDirs {
+	if len(w.in.paths) >= maxWatchedDirs {
 		return wire.Errorf(wire.ResourceExhausted, "watch %s: more than %d directories", w.root, maxWatchedDirs)
 	}
-	if err := w.fs.Add(dir); err != nil {
+	if err := w.in.add(dir, dir == w.root); err != nil {
 		return watchError(dir, err)
 	}
 	if !w.req.Recursive {
@@ -103,54 +102,67 @@ func (w *watch) add(dir string, see func(string)) error {
 	return nil
 }
 
-// events turns one report of the kernel into the client's events.
-func (w *watch) events(ev fsnotify.Event, emit func(wire.FilesystemEvent)) error {
-	if ev.Has(fsnotify.Create) {
-		if _, twice := w.found[ev.Name]; twice {
-			delete(w.found, ev.Name)
-			return nil
+// next waits for changes and hands them to emit: until the deadline, or until
+// the watch is woken or closed.
+func (w *watch) next(deadline time.Time, emit func(wire.FilesystemEvent)) error {
+	reports, err := w.in.read(deadline)
+	if err != nil {
+		return err
+	}
+	for _, r := range reports {
+		if r.self && r.path != w.root {
+			continue // its parent is watched too, and says the same
 		}
-		emit(w.event(ev.Name, wire.EventCreate))
-		if err := w.created(ev.Name, emit); err != nil {
+		if err := w.changed(r, emit); err != nil {
 			return err
 		}
-	}
-	for _, kind := range []struct {
-		op   fsnotify.Op
-		kind wire.EventType
-	}{
-		{fsnotify.Rename, wire.EventRename},
-		{fsnotify.Chmod, wire.EventChmod},
-		{fsnotify.Write, wire.EventWrite},
-		{fsnotify.Remove, wire.EventRemove},
-	} {
-		if ev.Has(kind.op) {
-			emit(w.event(ev.Name, kind.kind))
-		}
-	}
-	if ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename) {
-		delete(w.found, ev.Name)
 	}
 	return nil
 }
 
-// created watches a new directory, and reports what was put into it before it
+// changed turns one report of the kernel into the client's events.
+func (w *watch) changed(r report, emit func(wire.FilesystemEvent)) error {
+	isDir := w.req.Recursive && r.mask&unix.IN_ISDIR != 0
+	switch {
+	case r.mask&(unix.IN_CREATE|unix.IN_MOVED_TO) != 0:
+		_, twice := w.found[r.path]
+		delete(w.found, r.path)
+		if twice && r.mask&unix.IN_CREATE != 0 { // a move may replace what was found: better told twice
+			return nil
+		}
+		emit(w.event(r.path, wire.EventCreate))
+		if isDir {
+			return w.enter(r.path, emit)
+		}
+	case r.mask&(unix.IN_MOVED_FROM|unix.IN_MOVE_SELF) != 0:
+		emit(w.event(r.path, wire.EventRename))
+		delete(w.found, r.path)
+		if isDir && !r.self {
+			w.in.forget(r.path) // if it stays below the root it is entered again
+			maps.DeleteFunc(w.found, func(p string, _ struct{}) bool { return strings.HasPrefix(p, r.path+"/") })
+		}
+	case r.mask&(unix.IN_DELETE|unix.IN_DELETE_SELF|unix.IN_UNMOUNT) != 0:
+		emit(w.event(r.path, wire.EventRemove))
+		delete(w.found, r.path)
+	case r.mask&unix.IN_MODIFY != 0:
+		emit(w.event(r.path, wire.EventWrite))
+	case r.mask&unix.IN_ATTRIB != 0:
+		emit(w.event(r.path, wire.EventChmod))
+	}
+	return nil
+}
+
+// enter watches a new directory, and reports what was put into it before it
 // was watched.
-func (w *watch) created(path string, emit func(wire.FilesystemEvent)) error {
-	if !w.req.Recursive {
-		return nil
-	}
-	if fi, err := os.Lstat(path); err != nil || !fi.IsDir() {
-		return nil
-	}
+func (w *watch) enter(path string, emit func(wire.FilesystemEvent)) error {
 	err := w.add(path, func(inside string) {
 		if len(w.found) < maxFound {
 			w.found[inside] = struct{}{}
 		}
 		emit(w.event(inside, wire.EventCreate))
 	})
-	if wire.CodeOf(err) == wire.NotFound {
-		return nil // gone again
+	if err != nil && wire.CodeOf(err) != wire.ResourceExhausted {
+		return nil // gone again, or something else by now
 	}
 	return err
 }
@@ -167,50 +179,37 @@ func (w *watch) event(path string, kind wire.EventType) wire.FilesystemEvent {
 	return ev
 }
 
-// failed words an error of the watch itself.
-func (w *watch) failed(err error) error {
-	if errors.Is(err, fsnotify.ErrEventOverflow) {
-		return errLost
-	}
-	return fileError("watch", w.root, err)
-}
-
 // watchDir streams events until the client goes.
 func (a *Agent) watchDir(ctx context.Context, r *http.Request, req *wire.WatchRequest, s *wire.ResponseStream) error {
 	w, err := a.newWatch(r, req)
 	if err != nil {
 		return err
 	}
-	defer w.fs.Close()
-	every := keepalive(r)
-	quiet := time.NewTimer(every)
-	defer quiet.Stop()
+	defer w.in.close()
+	defer context.AfterFunc(ctx, w.in.wake)()
+	defer context.AfterFunc(a.ctx, w.in.wake)()
 	if err := s.Send(wire.WatchEvent{Start: &wire.Empty{}}); err != nil {
 		return err
 	}
+	every := keepalive(r)
 	for {
-		select {
-		case ev := <-w.fs.Events:
-			var sendErr error
-			err = w.events(ev, func(e wire.FilesystemEvent) {
-				if sendErr == nil {
-					sendErr = s.Send(wire.WatchEvent{Filesystem: &e})
-				}
-			})
-			err = errors.Join(err, sendErr)
-		case err = <-w.fs.Errors:
-			err = w.failed(err)
-		case <-quiet.C:
-			err = s.Send(wire.WatchEvent{Keepalive: &wire.Empty{}})
-		case <-ctx.Done():
+		var sendErr error
+		err := w.next(time.Now().Add(every), func(e wire.FilesystemEvent) {
+			if sendErr == nil {
+				sendErr = s.Send(wire.WatchEvent{Filesystem: &e})
+			}
+		})
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err()
-		case <-a.ctx.Done():
+		case a.ctx.Err() != nil:
 			return wire.Errorf(wire.Unavailable, "the agent is shutting down")
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = s.Send(wire.WatchEvent{Keepalive: &wire.Empty{}})
 		}
-		if err != nil {
+		if err = errors.Join(err, sendErr); err != nil {
 			return err
 		}
-		quiet.Reset(every)
 	}
 }
 

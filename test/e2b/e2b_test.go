@@ -31,7 +31,7 @@ const runLimit = 4 * time.Minute
 
 func TestPythonSDKKeepsItsPromises(t *testing.T) {
 	python := sdk(t)
-	dir := t.TempDir()
+	dir := scratch(t)
 	startAgent(t, dir)
 	ctx, cancel := context.WithTimeout(t.Context(), runLimit)
 	defer cancel()
@@ -70,6 +70,24 @@ func TestPythonSDKKeepsItsPromises(t *testing.T) {
 	if kept == 0 {
 		t.Error("no promise was tried")
 	}
+}
+
+// scratch returns a directory that other users may enter, unlike t.TempDir.
+func scratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "dayfly-e2b-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // sdk returns a Python with the SDK, in a virtual environment of the pinned
