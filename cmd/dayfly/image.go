@@ -25,7 +25,7 @@ func (a *app) prepared(asJSON bool, images ...dayfly.Image) error {
 	}
 	var rows [][]string
 	for _, im := range images {
-		rows = append(rows, []string{im.Name, im.Digest, bytes(im.Size)})
+		rows = append(rows, []string{im.Name, im.Digest, humanBytes(im.Size)})
 	}
 	return table(a.stdout, rows...)
 }

@@ -29,7 +29,7 @@ func (a *app) imageLsCommand() *cobra.Command {
 			}
 			rows := [][]string{{"NAME", "DIGEST", "PLATFORM", "SIZE", "CREATED"}}
 			for _, im := range list {
-				rows = append(rows, []string{im.Name, shortDigest(im.Digest), im.Platform, bytes(im.Size), ago(im.CreatedAt)})
+				rows = append(rows, []string{im.Name, shortDigest(im.Digest), im.Platform, humanBytes(im.Size), ago(im.CreatedAt)})
 			}
 			return table(a.stdout, rows...)
 		})

@@ -20,7 +20,7 @@ func (a *app) printKernels(asJSON bool, list ...dayfly.Kernel) error {
 	}
 	rows := [][]string{{"ID", "RELEASE", "FLAVOUR", "PREFERRED", "SIZE"}}
 	for _, k := range list {
-		rows = append(rows, []string{k.ID, k.Release, k.Flavour, strconv.FormatBool(k.Preferred), bytes(k.Size)})
+		rows = append(rows, []string{k.ID, k.Release, k.Flavour, strconv.FormatBool(k.Preferred), humanBytes(k.Size)})
 	}
 	return table(a.stdout, rows...)
 }

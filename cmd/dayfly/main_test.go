@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,7 +21,14 @@ func TestMain(m *testing.M) {
 // fakeMain is main over a host without machines.
 func fakeMain() {
 	a := newApp()
-	a.newBackend = func(string, *slog.Logger) (backend, error) { return fakeBackend{fakehost.New()}, nil }
+	h := fakehost.New()
+	a.newBackend = func(string, *slog.Logger) (backend, error) { return fakeBackend{h}, nil }
+	if os.Getenv("DAYFLY_TEST_SAY") != "" { // tell a test when to interrupt
+		go func() {
+			<-h.Starting()
+			fmt.Fprintln(os.Stderr, "starting")
+		}()
+	}
 	os.Exit(a.run(os.Args[1:]))
 }
 

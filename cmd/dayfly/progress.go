@@ -60,9 +60,9 @@ func (p *progress) line(r dayfly.Progress) {
 	}
 	switch {
 	case complete:
-		fmt.Fprintf(p.w, "%s: %s: done (%s)\n", p.what, r.Step, bytes(r.Total))
+		fmt.Fprintf(p.w, "%s: %s: done (%s)\n", p.what, r.Step, humanBytes(r.Total))
 	case r.Total > 0:
-		fmt.Fprintf(p.w, "%s: %s: %s\n", p.what, r.Step, bytes(r.Total))
+		fmt.Fprintf(p.w, "%s: %s: %s\n", p.what, r.Step, humanBytes(r.Total))
 	default:
 		fmt.Fprintf(p.w, "%s: %s\n", p.what, r.Step)
 	}
@@ -87,9 +87,9 @@ func counted(done, total int64) string {
 	case total <= 0 && done <= 0:
 		return "…"
 	case total <= 0:
-		return bytes(done)
+		return humanBytes(done)
 	}
-	return bytes(done) + " / " + bytes(total)
+	return humanBytes(done) + " / " + humanBytes(total)
 }
 
 // Close leaves the bars as they are and waits until they are drawn.
@@ -109,8 +109,8 @@ func (p *progress) Close() {
 	p.w = nil
 }
 
-// bytes writes a size for people.
-func bytes(n int64) string {
+// humanBytes writes a size for people.
+func humanBytes(n int64) string {
 	const unit = 1024
 	if n < unit {
 		return fmt.Sprintf("%d B", n)

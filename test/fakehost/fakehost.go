@@ -196,7 +196,7 @@ func (w *watcher) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *watcher) Write(p []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(p)
-	if bytes.Contains(p, []byte(`"stdout"`)) {
+	if bytes.Contains(p, []byte(`"stdout"`)) || bytes.Contains(p, []byte(`"pty"`)) {
 		_ = http.NewResponseController(w.ResponseWriter).Flush()
 		w.once.Do(w.seen)
 	}
