@@ -1,9 +1,6 @@
 package dayfly
 
-import (
-	"regexp"
-	"strings"
-)
+import "strings"
 
 // Spec is what a caller asks for. The zero value of every field but Image has
 // a default, filled in by Normal.
@@ -38,7 +35,18 @@ const (
 	maxEnvLen  = 128 << 10
 )
 
-var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
+// isEnvName says whether s names a variable: a letter or _, then letters,
+// digits and _ . -. It is no regular expression, as those are compiled at the
+// start of every program that knows this package, the guest's init among them.
+func isEnvName(s string) bool {
+	for i, r := range s {
+		letter := r == '_' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+		if !letter && (i == 0 || !(r == '.' || r == '-' || '0' <= r && r <= '9')) {
+			return false
+		}
+	}
+	return s != ""
+}
 
 // Normal returns s with its defaults filled in, or an Invalid error naming the
 // field, what it was, and what it may be.
@@ -78,7 +86,7 @@ func (s Spec) Normal() (Spec, error) {
 func (s Spec) checkEnv() error {
 	size := 0
 	for k, v := range s.Env {
-		if !envName.MatchString(k) || strings.ContainsRune(v, 0) {
+		if !isEnvName(k) || strings.ContainsRune(v, 0) {
 			return Errorf(Invalid, "env %q: a name is letters, digits and _ . -, and a value holds no NUL byte", k)
 		}
 		size += len(k) + len(v)
