@@ -251,10 +251,10 @@ func TestNoConnectionIsSharedBetweenWorkspaces(t *testing.T) {
 	t.Parallel()
 	g := newGuests(newFake())
 	a, b := dayfly.NewID(), dayfly.NewID()
-	if g.transport(a) == g.transport(b) || g.transport(a) != g.transport(a) {
+	first := g.transport(a)
+	if first == g.transport(b) || first != g.transport(a) {
 		t.Error("transports are not one for each workspace")
 	}
-	first := g.transport(a)
 	g.forget(a)
 	if g.transport(a) == first {
 		t.Error("a forgotten workspace kept its connections")

@@ -4,8 +4,8 @@
 //	c, err := client.New(client.Options{Address: "unix:///run/dayfly.sock"})
 //	ws, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base"})
 //	defer c.Workspaces.Delete(context.WithoutCancel(ctx), ws.ID)
-//	p, err := c.Start(ctx, ws.ID, client.Command{Args: []string{"uname", "-r"}, Stdout: os.Stdout})
-//	exit, err := p.Wait(ctx)
+//	p, err := c.Start(ctx, ws.ID, client.Command{Path: "uname", Args: []string{"-r"}, Stdout: os.Stdout})
+//	exit, err := p.Wait()
 //
 // What a server refuses comes back as a *dayfly.Error with its kind, message and
 // stage; so does a server that cannot be reached, as Unavailable. All methods

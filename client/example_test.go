@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -11,33 +12,35 @@ import (
 	"github.com/dayfly/dayfly/client"
 )
 
-func Example() {
-	ctx := context.Background()
-	c, err := client.New(client.Options{Address: "unix:///var/lib/dayfly/dayfly.sock"})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer c.Close()
-
+// hello runs a script in a workspace of its own.
+func hello(ctx context.Context, c *client.Client) (code int, err error) {
 	ws, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base", MemoryMiB: 1024})
 	if err != nil {
-		log.Fatal(err) // says what, why, and what to do
+		return 0, err // says what, why, and what to do
 	}
-	defer func() { _ = c.Workspaces.Delete(ctx, ws.ID) }()
-
+	defer func() { err = errors.Join(err, c.Workspaces.Delete(context.WithoutCancel(ctx), ws.ID)) }()
 	p, err := c.Start(ctx, ws.ID, client.Command{
 		Path: "python3", Args: []string{"-"},
 		Stdin:  strings.NewReader(`print("hello")`),
 		Stdout: os.Stdout, Stderr: os.Stderr,
 	})
 	if err != nil {
-		log.Fatal(err)
+		return 0, err
 	}
 	exit, err := p.Wait()
+	return exit.Code, err
+}
+
+func Example() {
+	c, err := client.New(client.Options{Address: "unix:///var/lib/dayfly/dayfly.sock"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println("exit code", exit.Code)
+	code, err := hello(context.Background(), c)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("exit code", code)
 }
 
 func ExampleImages_Pull() {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"net/http"
@@ -37,7 +38,7 @@ type Command struct {
 type Size struct{ Cols, Rows int }
 
 func (s Size) wire() *wire.PTY {
-	bound := func(n int) uint32 { return uint32(min(max(n, 0), 0xffff)) } //nolint:gosec // bounded: struct winsize holds uint16
+	bound := func(n int) uint32 { return uint32(min(max(n, 0), 0xffff)) } // as struct winsize
 	return &wire.PTY{Size: &wire.Size{Cols: bound(s.Cols), Rows: bound(s.Rows)}}
 }
 
@@ -193,7 +194,7 @@ func (p *Process) Resize(ctx context.Context, s Size) error {
 }
 
 func (p *Process) selector() *wire.ProcessSelector {
-	return &wire.ProcessSelector{PID: uint32(p.PID)} //nolint:gosec // it was one
+	return &wire.ProcessSelector{PID: uint32(p.PID)}
 }
 
 // inputChunk is how much of Stdin is sent in one message.
@@ -218,14 +219,11 @@ func (p *Process) feed(ctx context.Context, stdin io.Reader) {
 	err = in.Send(wire.StreamInputRequest{Start: &wire.StreamInputStart{Process: p.selector()}})
 	buf := make([]byte, inputChunk)
 	for err == nil {
-		var n int
-		n, err = stdin.Read(buf)
+		n, readErr := stdin.Read(buf)
 		if n > 0 {
-			if sendErr := in.Send(p.input(buf[:n])); sendErr != nil {
-				err = sendErr
-				break
-			}
+			err = in.Send(p.input(buf[:n]))
 		}
+		err = cmp.Or(err, readErr)
 	}
 	if in.CloseAndReceive(nil) == nil && !p.tty {
 		_ = p.agent.Unary(ctx, wire.ProcessCloseStdin, wire.CloseStdinRequest{Process: p.selector()}, nil)

@@ -70,7 +70,7 @@ encrypted disk, from any OCI image, thrown away without a trace.`,
 	flags.StringVar(&a.host, "host", a.getenv("DAYFLY_HOST"), "`ADDRESS` of a server, unix:///path or http://host:port; none: one inside this process [DAYFLY_HOST]")
 	flags.StringVar(&a.logLevel, "log-level", "warn", "`LEVEL` of what is logged to stderr: debug, info, warn or error")
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return wrongUsage(c, err) })
+	root.SetFlagErrorFunc(wrongUsage)
 	root.AddCommand(
 		a.runCommand(), a.execCommand(), a.lsCommand(), a.rmCommand(), a.startCommand(), a.stopCommand(),
 		a.imageCommand(), a.kernelCommand(), a.doctorCommand(), a.benchCommand(), a.serveCommand(), a.versionCommand(),

@@ -128,16 +128,15 @@ func (a *app) explain(err error) {
 
 // parts takes apart what errors.Join put together.
 func parts(err error) []error {
-	var e *dayfly.Error
-	if errors.As(err, &e) && error(e) == err {
-		return []error{err} // its causes are not for the user
+	if _, ours := err.(*dayfly.Error); ours { //nolint:errorlint // this one itself: its causes are not for the user
+		return []error{err}
 	}
-	many, ok := err.(interface{ Unwrap() []error })
+	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
 		return []error{err}
 	}
 	var out []error
-	for _, err := range many.Unwrap() {
+	for _, err := range joined.Unwrap() {
 		if err != nil {
 			out = append(out, parts(err)...)
 		}

@@ -12,7 +12,7 @@ func (a *app) imageBuildCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "build base",
 		Short:             "Build the image base from Debian packages",
-		Args:              exactly(1, "name a recipe: base"),
+		Args:              exactlyOne("name a recipe: base"),
 		ValidArgsFunction: cobra.FixedCompletions([]string{baseImage}, cobra.ShellCompDirectiveNoFileComp),
 	}
 	quiet := cmd.Flags().BoolP("quiet", "q", false, "show no progress")

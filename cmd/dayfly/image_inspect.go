@@ -12,7 +12,7 @@ func (a *app) imageInspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "inspect NAME",
 		Short:             "Print an image and its configuration as JSON",
-		Args:              exactly(1, "name an image"),
+		Args:              exactlyOne("name an image"),
 		ValidArgsFunction: a.completeImages,
 	}
 	_ = jsonFlag(cmd) // always, for the habit of it

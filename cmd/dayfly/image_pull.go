@@ -16,7 +16,7 @@ func (a *app) imagePullCommand() *cobra.Command {
 login, of the user the server runs as.`,
 		Example: `  dayfly image pull alpine:3.22
   dayfly image pull --platform linux/amd64 registry.example/team/app@sha256:…`,
-		Args: exactly(1, "name one image, such as alpine:3.22"),
+		Args: exactlyOne("name one image, such as alpine:3.22"),
 	}
 	platform := cmd.Flags().String("platform", "", "`OS/ARCH[/VARIANT]` (default: this host's)")
 	quiet := cmd.Flags().BoolP("quiet", "q", false, "show no progress")
@@ -35,11 +35,12 @@ login, of the user the server runs as.`,
 	return cmd
 }
 
-func exactly(n int, wanted string) cobra.PositionalArgs {
+// exactlyOne is a cobra.PositionalArgs that says what is missing.
+func exactlyOne(missing string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if len(args) > n {
-			return noArgs(c, args[n:])
+		if len(args) > 1 {
+			return noArgs(c, args[1:])
 		}
-		return atLeast(n, wanted)(c, args)
+		return atLeast(1, missing)(c, args)
 	}
 }

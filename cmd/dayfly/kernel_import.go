@@ -17,7 +17,7 @@ func (a *app) kernelImportCommand() *cobra.Command {
 		Long: `Take the kernel, and the modules a guest needs, from a Debian package. Nothing
 is installed as this machine's kernel.`,
 		Example: "  apt-get download linux-image-6.12.48+deb13-cloud-amd64 && dayfly kernel import linux-image-*.deb",
-		Args:    exactly(1, "name a package file"),
+		Args:    exactlyOne("name a package file"),
 	}
 	quiet := cmd.Flags().BoolP("quiet", "q", false, "show no progress")
 	asJSON := jsonFlag(cmd)

@@ -81,9 +81,7 @@ func (o *ownServer) Dial(ctx context.Context) (net.Conn, error) { return o.pairs
 
 // Close ends the server and waits until it is gone.
 func (o *ownServer) Close() error {
-	err := o.server.Close()
-	<-o.done
-	return err
+	return errors.Join(o.server.Close(), ignoreClosed(<-o.done))
 }
 
 // pairListener is a net.Listener whose connections are made by Dial.

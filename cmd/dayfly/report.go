@@ -169,11 +169,11 @@ func (w *waterfall) String() string {
 	fmt.Fprintf(&b, "  %-*s %9s %9s\n", width, "stage", "at ms", "took ms")
 	for _, r := range w.rows {
 		from, cells := 0, 0
-		if end > 0 {
-			from = min(int(r.at/end*barWidth), barWidth-1)
+		if end > 0 { // times may come from a guest: nothing about them is taken for granted
+			from = min(max(0, int(r.at/end*barWidth)), barWidth-1)
 			cells = min(max(1, int(r.took/end*barWidth+0.5)), barWidth-from)
 		}
-		line := fmt.Sprintf("  %-*s %9.1f %9.1f  %s%s", width, r.name, r.at, r.took, strings.Repeat(" ", max(0, from)), strings.Repeat("━", max(0, cells)))
+		line := fmt.Sprintf("  %-*s %9.1f %9.1f  %s%s", width, r.name, r.at, r.took, strings.Repeat(" ", from), strings.Repeat("━", cells))
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
 	return b.String()

@@ -56,7 +56,7 @@ type workspace struct {
 	dayfly.Workspace
 	agent *agent.Agent
 	end   context.CancelFunc // of its connections
-	ended context.Context
+	ended <-chan struct{}
 }
 
 // New returns a host without workspaces.
@@ -125,7 +125,8 @@ func (h *Host) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error
 		}
 	}
 	w.agent = agent.New(agent.Config{OnInit: func(context.Context, wire.Init) (wire.InitReply, error) { return wire.InitReply{}, nil }})
-	w.ended, w.end = context.WithCancel(context.Background())
+	ended, end := context.WithCancel(context.Background())
+	w.ended, w.end = ended.Done(), end
 	if err := h.init(ctx, w); err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -172,8 +173,12 @@ func (h *Host) serve(w *workspace) net.Conn {
 		})
 	}
 	server := &http.Server{Handler: handler} //nolint:gosec // serves one connection of ours
-	context.AfterFunc(w.ended, func() { _ = server.Close() }) // the connections too, long after Serve
-	go func() { _ = server.Serve(&once{conn: far}) }()
+	ended := w.ended
+	go func() {
+		_ = server.Serve(&once{conn: far})
+		<-ended
+		_ = server.Close() // the connections too, which outlive Serve
+	}()
 	return near
 }
 
