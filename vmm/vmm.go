@@ -72,7 +72,8 @@ type Machine interface {
 	// Channel opens the byte stream to the guest's agent (virtio port
 	// PortName). It may be opened before the guest is up: what is written waits
 	// there. One connection at a time; closing it is seen by the guest as a
-	// hang-up, and it may be opened again.
+	// hang-up, and it may be opened again, which may take a second so that the
+	// guest sees the one before the other.
 	Channel(ctx context.Context) (net.Conn, error)
 
 	// Pause stops the guest's CPUs and Resume lets them go on. Both are

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,10 +17,12 @@ import (
 
 const agentSocket = "agent.sock"
 
-// hangUpGrace lies between a hang-up and the next connection. QEMU tells the
-// guest of each at once, and a guest that had no time between the two would
-// see neither.
-const hangUpGrace = 20 * time.Millisecond
+// hangUpGrace lies between a hang-up and the next connection. The guest's kernel
+// is told of both, but its process sees only what holds when it runs: if the
+// next connection comes before that, it sees neither (wait_port_readable in
+// drivers/char/virtio_console.c). Nothing tells the host that it has run; 20 ms
+// were too few on a busy host.
+const hangUpGrace = time.Second
 
 // endpoint is the host's side of the guest's port: a socket in the machine's
 // directory.
@@ -32,7 +35,8 @@ type endpoint struct {
 	hungUp time.Time
 }
 
-// listen makes the socket and returns the listening end, which is QEMU's.
+// listen makes the socket and returns the listening end, which is QEMU's. A
+// socket that is there is what an owner left that was killed.
 func listen(dir string) (*endpoint, *os.File, error) {
 	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -44,6 +48,9 @@ func listen(dir string) (*endpoint, *os.File, error) {
 		return nil, nil, joinClose(fmt.Errorf("agent socket: %w", err), d)
 	}
 	l := os.NewFile(uintptr(fd), agentSocket)
+	if err := unix.Unlinkat(int(d.Fd()), agentSocket, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, nil, joinClose(fmt.Errorf("agent socket: %w", err), l, d)
+	}
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: e.path()}); err != nil {
 		return nil, nil, joinClose(fmt.Errorf("agent socket: %w", err), l, d)
 	}
