@@ -72,7 +72,7 @@ func (c *cached[E]) load(path string, parse func([]byte) []E) (changed bool, err
 		*c = cached[E]{}
 		return changed, nil
 	}
-	stamp := fileStamp{uint64(st.Dev), st.Ino, st.Size, st.Mtim}
+	stamp := fileStamp{st.Dev, st.Ino, st.Size, st.Mtim}
 	if stamp == c.stamp {
 		return false, nil
 	}

@@ -9,8 +9,9 @@
 // how. Listening, and refusing the host's routes to others, is its caller's job.
 //
 // Always true: a process's listeners get all of its output before its end; an
-// exit is kept for a while for whoever asks late; a signal never reaches a pid
-// that was reused; every size that comes from outside is bounded by a constant.
+// exit is kept for a while for whoever asks late; a client's signal never
+// reaches a pid that was reused; every size that comes from outside is bounded
+// by a constant.
 package agent
 
 import (
@@ -63,9 +64,9 @@ type Agent struct {
 	watchers watcherTable
 	cpu      cpuMeter
 
-	ctx   context.Context // ends with Close, and with it what no request owns
-	stop  context.CancelFunc
-	tasks sync.WaitGroup // everything that outlives a request
+	closing   chan struct{} // closed by Close: what no request owns ends
+	closeOnce sync.Once
+	tasks     sync.WaitGroup // everything that outlives a request
 }
 
 // state is what Init sets. A state never changes: Init replaces it whole.
@@ -80,14 +81,13 @@ type state struct {
 
 // New makes an agent. It starts nothing.
 func New(cfg Config) *Agent {
-	a := &Agent{cfg: cfg, log: cfg.Log, initTurn: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, log: cfg.Log, initTurn: make(chan struct{}, 1), closing: make(chan struct{})}
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
 	if a.cfg.Reaper == nil {
 		a.cfg.Reaper = new(Reaper)
 	}
-	a.ctx, a.stop = context.WithCancel(context.Background())
 	a.state.Store(&state{})
 	return a
 }
@@ -99,7 +99,7 @@ func (a *Agent) Handler() http.Handler { return http.HandlerFunc(a.serve) }
 // all watches, and waits for everything it started itself. Requests under way
 // end by themselves, soon. Close may be called twice.
 func (a *Agent) Close() error {
-	a.stop()
+	a.closeOnce.Do(func() { close(a.closing) })
 	a.procs.close()
 	a.watchers.close()
 	a.tasks.Wait()

@@ -17,7 +17,8 @@ import (
 // maxEntries bounds one ListDir: about 30 MB of answer.
 const maxEntries = 100_000
 
-// serveFilesystem serves the procedures of filesystem.Filesystem.
+// serveFilesystem serves the procedures of filesystem.Filesystem, and says
+// whether the path is one.
 func (a *Agent) serveFilesystem(w http.ResponseWriter, r *http.Request) bool {
 	switch r.URL.Path {
 	case wire.FilesystemStat:

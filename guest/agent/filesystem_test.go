@@ -268,3 +268,23 @@ func TestLostEventsAreAdmittedOnce(t *testing.T) {
 		t.Errorf("remove: %q", got)
 	}
 }
+
+func TestCloseEndsWatchStreams(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Config{})
+	s, err := r.cli.ServerStream(t.Context(), wire.FilesystemWatchDir, wire.WatchRequest{Path: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	var ev wire.WatchEvent
+	if err := s.Receive(&ev); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Receive(&ev); wire.CodeOf(err) != wire.Unavailable {
+		t.Errorf("got %+v, %v", ev, err)
+	}
+}

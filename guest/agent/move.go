@@ -54,7 +54,7 @@ func moveByCopy(from, to string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // it is empty, or the move failed
 	tmp := filepath.Join(dir, "x")
 	if err := copyTree(from, tmp); err != nil {
 		return err

@@ -20,11 +20,13 @@ const (
 	watcherUnused = 10 * time.Minute // without a poll: may make room for another
 )
 
-// watcherTable is the watchers of the polling form.
+// watcherTable is the watchers of the polling form, and the open streams of
+// the other.
 type watcherTable struct {
-	mu     sync.Mutex
-	byID   map[string]*watcher
-	closed bool
+	mu      sync.Mutex
+	byID    map[string]*watcher
+	streams map[*inotify]struct{}
+	closed  bool
 }
 
 // watcher collects events for polls.
@@ -37,7 +39,7 @@ type watcher struct {
 	polled time.Time
 }
 
-// serveWatch serves the watching procedures.
+// serveWatch serves those of them that watch.
 func (a *Agent) serveWatch(w http.ResponseWriter, r *http.Request) bool {
 	switch r.URL.Path {
 	case wire.FilesystemWatchDir:
@@ -113,10 +115,32 @@ func (t *watcherTable) evict() {
 	}
 }
 
+// join takes a stream in, to be woken when the table is closed.
+func (t *watcherTable) join(in *inotify) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.streams == nil {
+		t.streams = make(map[*inotify]struct{})
+	}
+	t.streams[in] = struct{}{}
+	if t.closed {
+		in.wake()
+	}
+}
+
+func (t *watcherTable) leave(in *inotify) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.streams, in)
+}
+
 func (t *watcherTable) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
+	for in := range t.streams {
+		in.wake()
+	}
 	for id, w := range t.byID {
 		delete(t.byID, id)
 		w.watch.in.close()

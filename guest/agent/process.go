@@ -58,7 +58,7 @@ func (a *Agent) start(l *launch, req *wire.StartRequest, lifetime time.Duration)
 	if err != nil {
 		return nil, nil, err
 	}
-	p := &process{tag: req.Tag, eof: make(chan struct{}), done: make(chan struct{}), quit: a.ctx.Done()}
+	p := &process{tag: req.Tag, eof: make(chan struct{}), done: make(chan struct{}), quit: a.closing}
 	if req.Process != nil {
 		p.config = *req.Process
 	}
@@ -116,7 +116,7 @@ func (a *Agent) accompany(p *process) {
 	// Processes it left behind may go on writing, to nobody, until Close.
 	select {
 	case <-p.eof:
-	case <-a.ctx.Done():
+	case <-a.closing:
 		_ = syscall.Kill(-p.child.PID(), syscall.SIGKILL) // its group; the number is taken while a member lives
 	}
 	for _, o := range p.outputs {

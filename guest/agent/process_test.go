@@ -348,7 +348,8 @@ func TestInputArrivesWholeAndInOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
+	var sent sync.WaitGroup
+	sent.Go(func() {
 		_ = sender.Send(wire.StreamInputRequest{Start: &wire.StreamInputStart{Process: &wire.ProcessSelector{PID: pid}}})
 		for i := range 100 {
 			data := wire.Bytes(strings.Repeat(string(rune('a'+i%26)), 50_000))
@@ -364,8 +365,9 @@ func TestInputArrivesWholeAndInOrder(t *testing.T) {
 				t.Errorf("close: %v", err)
 			}
 		}
-	}()
+	})
 	got, err := finish(s, pid)
+	sent.Wait()
 	if err != nil || len(got.stdout) != 5_000_000 {
 		t.Fatalf("%d bytes, %v", len(got.stdout), err)
 	}

@@ -22,7 +22,8 @@ const (
 	keepaliveMax     = 3600
 )
 
-// process serves the procedures of process.Process.
+// serveProcess serves the procedures of process.Process, and says whether the
+// path is one.
 func (a *Agent) serveProcess(w http.ResponseWriter, r *http.Request) bool {
 	switch r.URL.Path {
 	case wire.ProcessStart:
@@ -141,7 +142,7 @@ var errLifetime = &wire.Error{Code: wire.DeadlineExceeded, Message: "the process
 // cutOff words the end of a call whose process goes on, or is about to be
 // killed by its timer.
 func (p *process) cutOff(ctx context.Context) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) && p.timer != nil {
+	if p.timedOut.Load() {
 		return errLifetime
 	}
 	return ctx.Err()

@@ -187,7 +187,8 @@ func (a *Agent) watchDir(ctx context.Context, r *http.Request, req *wire.WatchRe
 	}
 	defer w.in.close()
 	defer context.AfterFunc(ctx, w.in.wake)()
-	defer context.AfterFunc(a.ctx, w.in.wake)()
+	a.watchers.join(w.in)
+	defer a.watchers.leave(w.in)
 	if err := s.Send(wire.WatchEvent{Start: &wire.Empty{}}); err != nil {
 		return err
 	}
@@ -202,7 +203,7 @@ func (a *Agent) watchDir(ctx context.Context, r *http.Request, req *wire.WatchRe
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case a.ctx.Err() != nil:
+		case w.in.woken.Load():
 			return wire.Errorf(wire.Unavailable, "the agent is shutting down")
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			err = s.Send(wire.WatchEvent{Keepalive: &wire.Empty{}})

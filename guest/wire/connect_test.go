@@ -276,7 +276,7 @@ func testOurClient(t *testing.T, c *wire.Client) {
 		if text != "abc" || wire.CodeOf(err) != wire.InvalidArgument {
 			t.Errorf("got %q, %v", text, err)
 		}
-		if again := s.Receive(&answer{}); again != err {
+		if again := s.Receive(&answer{}); !errors.Is(again, err) {
 			t.Errorf("after the end: %v", again)
 		}
 	})
@@ -286,7 +286,7 @@ func testOurClient(t *testing.T, c *wire.Client) {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		if err := s.Receive(&answer{}); err != io.EOF {
+		if err := s.Receive(&answer{}); !errors.Is(err, io.EOF) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -316,7 +316,7 @@ func testOurClient(t *testing.T, c *wire.Client) {
 		for err == nil {
 			err = s.Send(ask{Text: strings.Repeat("x", 1000)})
 		}
-		if err != io.EOF {
+		if !errors.Is(err, io.EOF) {
 			t.Errorf("Send: %v", err)
 		}
 		if err := s.CloseAndReceive(nil); wire.CodeOf(err) != wire.InvalidArgument {

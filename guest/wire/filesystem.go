@@ -47,9 +47,9 @@ type EntryResponse struct {
 	Entry *EntryInfo `json:"entry,omitempty"`
 }
 
-// EntryInfo is a file, directory or symbolic link. Type, size, mode and
-// permissions of a link are those of what it leads to; a link that leads
-// nowhere is a FileSymlink.
+// EntryInfo is a file, directory or symbolic link. Of a link, type and mode are
+// those of what it leads to and the rest is its own; a link that leads nowhere
+// is a FileSymlink.
 type EntryInfo struct {
 	Name          string            `json:"name,omitempty"`
 	Type          FileType          `json:"type,omitempty"`

@@ -71,7 +71,7 @@ func ParseSignal(s string) (Signal, bool) {
 // realTime reads RTMIN, RTMIN+n, RTMAX and RTMAX-n as glibc counts them: it
 // keeps 32 and 33 for itself.
 func realTime(s string) (Signal, bool) {
-	n, base := 0, 0
+	var n, base int
 	switch {
 	case strings.HasPrefix(s, "RTMIN"):
 		base, s = 34, strings.TrimPrefix(s[5:], "+")
