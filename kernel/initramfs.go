@@ -38,9 +38,13 @@ func (s *Store) pack(ctx context.Context, rec record) (string, error) {
 		return "", err
 	}
 	defer j.remove()
+	agent, err := s.readAgent()
+	if err != nil {
+		return "", err
+	}
 	made := j.path("initramfs")
 	err = writeWith(made, func(w io.Writer) error {
-		return writeInitramfs(w, s.agent, filepath.Join(s.kernels(), rec.ID, modulesDir), rec.Modules)
+		return writeInitramfs(w, agent, filepath.Join(s.kernels(), rec.ID, modulesDir), rec.Modules)
 	})
 	if err != nil {
 		return "", err

@@ -55,10 +55,10 @@ var cmdlines = map[string][]string{
 // Store is a directory of kernels. Its methods may be called at the same time.
 type Store struct {
 	dir   string
-	agent []byte
+	agent []byte // unless readAgent gets it
 
-	// Hashing a 10 MB agent takes 5 ms or more: once, and only if asked.
-	agentDigest func() string
+	readAgent   func() ([]byte, error)
+	agentDigest func() string // what a pack is named after
 }
 
 // Boot is what it takes to boot a kernel.
@@ -77,10 +77,30 @@ type Boot struct {
 // processes left. agent is the static guest binary that becomes /init; it is
 // not copied and must not change.
 func Open(dir string, agent []byte) (*Store, error) {
-	s := &Store{dir: dir, agent: agent, agentDigest: sync.OnceValue(func() string {
-		sum := sha256.Sum256(agent)
-		return hex.EncodeToString(sum[:])
-	})}
+	return (&Store{
+		dir: dir, agent: agent,
+		readAgent: func() ([]byte, error) { return agent, nil },
+		// Hashing a 10 MB agent takes 5 ms or more: once, and only if asked.
+		agentDigest: sync.OnceValue(func() string {
+			sum := sha256.Sum256(agent)
+			return hex.EncodeToString(sum[:])
+		}),
+	}).open()
+}
+
+// Agent is a guest binary that is read only where an initramfs must be packed,
+// which is rarely: reading 10 MB takes longer than all else Boot does.
+type Agent struct {
+	ID   string // changes whenever the binary does
+	Read func() ([]byte, error)
+}
+
+// OpenAgent is Open for an agent that has an identity already.
+func OpenAgent(dir string, a Agent) (*Store, error) {
+	return (&Store{dir: dir, readAgent: a.Read, agentDigest: func() string { return a.ID }}).open()
+}
+
+func (s *Store) open() (*Store, error) {
 	for _, d := range []string{s.kernels(), s.packs(), s.temp()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("kernel: store: %w", err)

@@ -132,3 +132,13 @@ func TestPercentilesWereMeasured(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+func TestProgramHasABuildID(t *testing.T) {
+	t.Parallel()
+	if id := buildID("/proc/self/exe"); len(id) < 20 {
+		t.Errorf("build id %q: every start would hash the guest agent", id)
+	}
+	if id := buildID("flags_test.go"); id != "" {
+		t.Errorf("build id of a text: %q", id)
+	}
+}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -46,7 +45,7 @@ func newHost(dir string, log *slog.Logger) (backend, error) {
 		return image.Open(filepath.Join(dir, "images"), image.Options{Log: log})
 	})
 	h.kernels = sync.OnceValues(func() (*kernel.Store, error) {
-		return kernel.Open(filepath.Join(dir, "kernels"), guestBinary())
+		return kernel.OpenAgent(filepath.Join(dir, "kernels"), kernel.Agent{ID: guestID(), Read: readGuest})
 	})
 	h.node = sync.OnceValues(h.openNode)
 	return h, nil
@@ -58,25 +57,6 @@ func stateError(dir string, err error) error {
 			Msg: "the state directory " + dir + " is not writable: run as root, or choose another with --state"}
 	}
 	return dayfly.Errorf(dayfly.Unavailable, "the state directory: %w", err)
-}
-
-//go:embed guestbin
-var guestbin embed.FS
-
-const guestPath = "guestbin/dayfly-guest"
-
-// guestBinary returns the agent, nil if this program was built without it.
-func guestBinary() []byte {
-	b, err := guestbin.ReadFile(guestPath)
-	if err != nil {
-		return nil
-	}
-	return b
-}
-
-var errNoGuest = &dayfly.Error{
-	Kind: dayfly.Unavailable, Stage: "kernel",
-	Msg: "this dayfly was built without the guest agent: build it with make build",
 }
 
 func (h *host) openNode() (*node.Node, error) {
@@ -107,7 +87,7 @@ func (h *host) openNode() (*node.Node, error) {
 
 // starter is the node for starts, which need the guest agent.
 func (h *host) starter() (*node.Node, error) {
-	if _, err := fs.Stat(guestbin, guestPath); err != nil {
+	if !hasGuest() {
 		return nil, errNoGuest
 	}
 	return h.node()
