@@ -42,8 +42,9 @@ func main() {
 	flag.BoolVar(&o.json, "json", false, "print all samples as JSON")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o); err != nil {
+	err := run(ctx, o)
+	stop()
+	if err != nil {
 		log.Fatal(err)
 	}
 }

@@ -165,7 +165,8 @@ func FuzzGuest(f *testing.F) {
 			return
 		}
 		defer s.Close()
-		if _, err := s.Init(ctx, wire.Init{}); ctx.Err() != nil {
+		_, err = s.Init(ctx, wire.Init{})
+		if ctx.Err() != nil {
 			t.Fatalf("Init waited: %v", err)
 		}
 	})

@@ -116,26 +116,38 @@ func (*Node) checkVsock(context.Context) dayfly.Check {
 }
 
 func (n *Node) checkReflink(context.Context) dayfly.Check {
-	const remedy = "put the state directory on XFS or Btrfs to make copies of disks free"
-	a, err := os.CreateTemp(n.Dir, ".reflink-")
-	if err != nil {
+	err := tryReflink(n.Dir)
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOTTY):
+		return lacking("the file system of the state directory shares no blocks between files", "put the state directory on XFS or Btrfs to make copies of disks free")
+	case err != nil:
 		return broken(err)
-	}
-	defer os.Remove(a.Name())
-	defer a.Close()
-	b, err := os.CreateTemp(n.Dir, ".reflink-")
-	if err != nil {
-		return broken(err)
-	}
-	defer os.Remove(b.Name())
-	defer b.Close()
-	if _, err := a.Write(make([]byte, os.Getpagesize())); err != nil {
-		return broken(err)
-	}
-	if err := unix.IoctlFileClone(int(b.Fd()), int(a.Fd())); err != nil {
-		return lacking("the file system of the state directory shares no blocks between files", remedy)
 	}
 	return good("the file system of the state directory can share blocks between files")
+}
+
+// tryReflink clones one small file to another in a directory of its own.
+func tryReflink(below string) (err error) {
+	dir, err := os.MkdirTemp(below, ".reflink-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	src, dst := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	if err := os.WriteFile(src, make([]byte, os.Getpagesize()), 0o600); err != nil {
+		return err
+	}
+	a, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	b, err := os.Create(dst)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	return unix.IoctlFileClone(int(b.Fd()), int(a.Fd()))
 }
 
 func (*Node) checkHugepages(context.Context) dayfly.Check {
@@ -158,7 +170,7 @@ func (n *Node) checkSpace(context.Context) dayfly.Check {
 	if err := unix.Statfs(n.Dir, &st); err != nil {
 		return broken(err)
 	}
-	free := st.Bavail * uint64(st.Bsize) //nolint:gosec // a block size is positive
+	free := st.Bavail * uint64(st.Bsize)
 	detail := fmt.Sprintf("%d MiB free at %s", free>>20, filepath.Clean(n.Dir))
 	if free < leastSpace {
 		return lacking(detail, "dayfly image rm what is not used, or use --state on a larger file system")

@@ -379,14 +379,14 @@ func TestSweepTakesWhatTheDeadLeftAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The dead one's record is of no version known: another release's, so kept.
-	other := w.node(t)
+	w.node(t)
 	if _, err := os.Stat(home); err != nil {
 		t.Fatalf("a record of another release was swept: %v", err)
 	}
 	if err := writeRecord(home, dayfly.Workspace{ID: dead, State: dayfly.Running}); err != nil {
 		t.Fatal(err)
 	}
-	other = w.node(t)
+	other := w.node(t)
 	list, err := other.List(t.Context())
 	if err != nil || len(list) != 2 {
 		t.Fatalf("List = %+v, %v", list, err)

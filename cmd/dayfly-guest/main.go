@@ -82,7 +82,7 @@ func serve(ctx context.Context, log *slog.Logger, address string) error {
 	if strings.Contains(address, "/") {
 		network = "unix"
 	}
-	l, err := net.Listen(network, address)
+	l, err := new(net.ListenConfig).Listen(ctx, network, address)
 	if err != nil {
 		return err
 	}

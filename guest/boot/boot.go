@@ -13,6 +13,7 @@
 package boot
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -93,7 +94,7 @@ func loadModule(path string) error {
 	}
 	defer f.Close()
 	err = unix.FinitModule(int(f.Fd()), "", 0)
-	if err == unix.EEXIST || err == unix.ENODEV {
+	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENODEV) {
 		// Loaded already, or for hardware this machine lacks, such as AES
 		// instructions: the generic implementation serves.
 		return nil

@@ -92,7 +92,7 @@ func dmCall(ctl *os.File, nr uintptr, name string, payload []byte) (uint64, erro
 	copy(buf[dmHeaderLen:], payload)
 
 	const iowr = 3 << 30
-	req := uintptr(iowr | dmHeaderLen<<16 | 0xfd<<8 | nr)
+	req := iowr | dmHeaderLen<<16 | 0xfd<<8 | nr
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, ctl.Fd(), req, uintptr(unsafe.Pointer(&buf[0])))
 	if errno != 0 {
 		return 0, errno

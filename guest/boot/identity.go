@@ -48,8 +48,8 @@ func (s *System) addEntropy(_ context.Context, in *wire.Init) error {
 	}
 	defer f.Close()
 	buf := make([]byte, 8, 8+len(in.Entropy))
-	binary.NativeEndian.PutUint32(buf[0:], uint32(len(in.Entropy)*8)) //nolint:gosec // bounded by the size of an Init
-	binary.NativeEndian.PutUint32(buf[4:], uint32(len(in.Entropy)))   //nolint:gosec // likewise
+	binary.NativeEndian.PutUint32(buf[0:], uint32(len(in.Entropy)*8))
+	binary.NativeEndian.PutUint32(buf[4:], uint32(len(in.Entropy)))
 	buf = append(buf, in.Entropy...)
 	defer clear(buf)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), rndAddEntropy, uintptr(unsafe.Pointer(&buf[0]))); errno != 0 {

@@ -134,7 +134,7 @@ func forward(c net.Conn, port uint16) {
 	go func() { errs <- pipe(up, c) }()
 	go func() { errs <- pipe(c, up) }()
 	if err := <-errs; err == nil {
-		<-errs // one direction ended well: let the other finish
+		_ = <-errs // one direction ended well: let the other finish
 	}
 }
 
