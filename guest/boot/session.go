@@ -130,11 +130,11 @@ func forward(c net.Conn, port uint16) {
 	if _, err := c.Write([]byte{wire.PreambleOK}); err != nil {
 		return
 	}
-	errs := make(chan error, 2)
-	go func() { errs <- pipe(up, c) }()
-	go func() { errs <- pipe(c, up) }()
-	if err := <-errs; err == nil {
-		_ = <-errs // one direction ended well: let the other finish
+	whole := make(chan bool, 2)
+	go func() { whole <- pipe(up, c) == nil }()
+	go func() { whole <- pipe(c, up) == nil }()
+	if <-whole {
+		<-whole // one direction ended well: let the other finish
 	}
 }
 
