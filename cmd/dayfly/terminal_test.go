@@ -108,7 +108,7 @@ func TestTerminalIsTheCommandsWhileItRuns(t *testing.T) {
 	p.types(t, `until [ "$(stty size)" = "20 70" ]; do sleep 0.01; done; echo resized-$((1+1))`+"\n")
 	p.sees(t, "resized-2")
 	// Ctrl-C is a key for the command's terminal, not a signal for us.
-	p.types(t, "trap 'echo caught-$((6*7))' INT; echo trap-$((2+2))\n")
+	p.types(t, "sh -c 'trap \"echo caught-\\$((6*7)); exit\" INT; echo trap-$((2+2)); while :; do sleep 0.01; done'\n")
 	p.sees(t, "trap-4")
 	p.types(t, "\x03")
 	p.sees(t, "caught-42")

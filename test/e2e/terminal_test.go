@@ -33,7 +33,7 @@ func TestTerminalIsReal(t *testing.T) {
 		t.Fatal(err)
 	}
 	say(`until [ "$(stty size)" = "20 70" ]; do :; done; echo resized-$((1+1))`, "resized-2")
-	say("trap 'echo caught-$((6*7))' INT; echo trap-$((2+2))", "trap-4")
+	say("sh -c 'trap \"echo caught-\\$((6*7)); exit\" INT; echo trap-$((2+2)); while :; do sleep 0.01; done'", "trap-4")
 	if _, err := tty.Write([]byte{3}); err != nil { // ctrl-C is a byte for the guest's terminal
 		t.Fatal(err)
 	}
