@@ -22,7 +22,7 @@ var full = []struct {
 	{"32-bit programs run", "y", "IA32_EMULATION COMPAT_32BIT_TIME"},
 	{"it boots without firmware", "y", "PVH"},
 	{"virtio-mmio devices are found without ACPI", "y", "VIRTIO_MMIO VIRTIO_MMIO_CMDLINE_DEVICES X86_MPPARSE"},
-	{"it knows that it runs on KVM: clock, steal time, spinlocks", "y", "HYPERVISOR_GUEST PARAVIRT KVM_GUEST PARAVIRT_SPINLOCKS PTP_1588_CLOCK_KVM"},
+	{"it knows that it runs on KVM: clock and steal time", "y", "HYPERVISOR_GUEST PARAVIRT KVM_GUEST PTP_1588_CLOCK_KVM"},
 	{"a restored clone learns that it is one", "y", "VMGENID ACPI"},
 	{"the devices of a machine", "y", "VIRTIO_BLK VIRTIO_NET VIRTIO_CONSOLE HW_RANDOM_VIRTIO VIRTIO_VSOCKETS VIRTIO_FS VIRTIO_PMEM"},
 	{"memory goes back to the host", "y", "VIRTIO_BALLOON PAGE_REPORTING BALLOON_COMPACTION"},
@@ -74,14 +74,14 @@ var full = []struct {
 	{"ipsets and service load balancing", "y", "IP_SET IP_SET_HASH_IP IP_SET_HASH_NET NETFILTER_XT_SET IP_VS"},
 
 	{"hardening: memory", "y", "STACKPROTECTOR_STRONG HARDENED_USERCOPY FORTIFY_SOURCE STRICT_KERNEL_RWX VMAP_STACK INIT_STACK_ALL_ZERO SLAB_FREELIST_RANDOM SLAB_FREELIST_HARDENED LIST_HARDENED SCHED_STACK_END_CHECK RANDOMIZE_KSTACK_OFFSET"},
-	{"hardening: one process cannot read another through the processor", "y", "CPU_MITIGATIONS MITIGATION_PAGE_TABLE_ISOLATION MITIGATION_RETPOLINE MITIGATION_SPECTRE_BHI"},
+	{"hardening: what the processor itself offers against speculation", "y", "CPU_MITIGATIONS MITIGATION_PAGE_TABLE_ISOLATION MITIGATION_SPECTRE_BHI MITIGATION_RFDS"},
 	{"hardening: no new kernel code", "off", "MODULES KEXEC KEXEC_FILE HIBERNATION"},
 	{"hardening: no raw hardware", "off", "PCI DEVPORT PROC_KCORE"},
 
 	{"boot: nothing tests itself", "y", "CRYPTO_MANAGER_DISABLE_TESTS"},
 	{"boot: nothing unused is set up", "0", "BLK_DEV_LOOP_MIN_COUNT"},
 	{"boot: nothing to debug this kernel with", "off", "DEBUG_INFO DEBUG_INFO_BTF AUDIT FTRACE VT"},
-	{"boot: nothing that patches code at start, which an emulator pays dearly for", "off", "RANDOMIZE_BASE MITIGATION_RETHUNK MITIGATION_CALL_DEPTH_TRACKING JUMP_LABEL"},
+	{"boot: nothing that patches code at start, which an emulator pays dearly for", "off", "MITIGATION_RETPOLINE MITIGATION_RETHUNK MITIGATION_CALL_DEPTH_TRACKING PARAVIRT_SPINLOCKS JUMP_LABEL RANDOMIZE_BASE"},
 }
 
 // What the fragment asks for is one thing; what remains of it when Linux's own
