@@ -2,6 +2,8 @@ module github.com/dayfly/dayfly
 
 go 1.26.0
 
+ignore ./build
+
 require (
 	connectrpc.com/connect v1.21.1
 	github.com/cavaliergopher/cpio v1.0.1

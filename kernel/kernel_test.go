@@ -144,7 +144,7 @@ func unpackInitramfs(t *testing.T, path string) map[string]entry {
 	all := map[string]entry{}
 	for r := cpio.NewReader(f); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all
 		}
 		if err != nil {
