@@ -98,7 +98,7 @@ test: setup-test build prepare-test ## everything, with real VMs; lists what was
 		 CGO_ENABLED=1 go test -race -json -short -timeout 10m $(RACE) && exit $$status'
 
 bench: setup-run build prepare ## measure boots beside a bare VM; checks bench/BUDGETS.md
-	go run ./bench -dayfly bin/dayfly $(if $(STATE),-state $(STATE)) -n $(N)
+	go run ./bench -dayfly bin/dayfly -state $(or $(STATE),/var/lib/dayfly) -n $(N)
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@go list -f '{{.Dir}}' ./... | while read -r dir; do \

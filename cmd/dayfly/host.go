@@ -196,8 +196,20 @@ func (i hostImages) Get(ctx context.Context, name string) (dayfly.Image, error) 
 	return s.Lookup(ctx, name)
 }
 
-func (i hostImages) Remove(ctx context.Context, name string) error {
+// swept is the store for work that changes it: what killed work left goes first.
+func (i hostImages) swept(ctx context.Context) (*image.Store, error) {
 	s, err := i.h.images()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Sweep(ctx); err != nil {
+		i.h.log.Warn("sweep of images", "err", err)
+	}
+	return s, nil
+}
+
+func (i hostImages) Remove(ctx context.Context, name string) error {
+	s, err := i.swept(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,7 +218,7 @@ func (i hostImages) Remove(ctx context.Context, name string) error {
 }
 
 func (i hostImages) Pull(ctx context.Context, p api.PullImage, report api.Report) (dayfly.Image, error) {
-	s, err := i.h.images()
+	s, err := i.swept(ctx)
 	if err != nil {
 		return dayfly.Image{}, err
 	}
@@ -214,7 +226,7 @@ func (i hostImages) Pull(ctx context.Context, p api.PullImage, report api.Report
 }
 
 func (i hostImages) Import(ctx context.Context, p api.ImportImageParams, archive io.Reader, report api.Report) ([]dayfly.Image, error) {
-	s, err := i.h.images()
+	s, err := i.swept(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -226,7 +238,7 @@ func (i hostImages) Build(ctx context.Context, b api.BuildImage, report api.Repo
 	if b.Recipe != base.Name {
 		return dayfly.Image{}, dayfly.Errorf(dayfly.NotFound, "no recipe %q: there is %s", b.Recipe, base.Name)
 	}
-	s, err := i.h.images()
+	s, err := i.swept(ctx)
 	if err != nil {
 		return dayfly.Image{}, err
 	}
