@@ -27,6 +27,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/image"
@@ -43,6 +44,10 @@ type Config struct {
 	Keys    Keys
 	Driver  vmm.Driver
 	Log     *slog.Logger
+
+	// BootDeadline is how long a guest's agent gets to answer; default 90 s,
+	// which allows for software emulation on a busy host.
+	BootDeadline time.Duration
 
 	// KillOrphans ends the VMMs that run below a directory whose owner died.
 	// Nil: the driver leaves none.
@@ -83,6 +88,9 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 		if err := os.MkdirAll(filepath.Join(c.Dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("node: %w", err)
 		}
+	}
+	if c.BootDeadline == 0 {
+		c.BootDeadline = bootDeadline
 	}
 	n := &Node{Config: c, own: map[dayfly.ID]*workspace{}}
 	n.kvm = &verdict{path: filepath.Join(c.Dir, "kvm.json"), prove: n.proveKVM}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -280,6 +281,25 @@ func TestPanicIsReportedWithTheConsole(t *testing.T) {
 	_, err := w.node(t).Create(t.Context(), spec)
 	if err == nil || !strings.Contains(err.Error(), "panicked") || !strings.Contains(err.Error(), "Kernel panic - not syncing: boom") {
 		t.Fatalf("Create = %v", err)
+	}
+}
+
+func TestSilentAgentIsReportedAtItsDeadline(t *testing.T) {
+	w := newWorld(t)
+	w.driver = fake.New(func(ctx context.Context, in fake.Inside) error {
+		_, _ = io.WriteString(in.Console, "last words\x1b[2J of the guest\n")
+		<-ctx.Done()
+		return nil
+	}, nil)
+	n := w.node(t)
+	n.BootDeadline = time.Millisecond
+	_, err := n.Create(t.Context(), spec)
+	var e *dayfly.Error
+	if !errors.As(err, &e) || e.Stage != "boot" || !strings.Contains(e.Msg, "no word") || !strings.Contains(e.Msg, "last words[2J of the guest") {
+		t.Fatalf("Create = %v", err)
+	}
+	if left := w.left(t); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
 	}
 }
 

@@ -249,7 +249,7 @@ func (s *start) machine(ctx context.Context) (err error) {
 
 // hello waits until the agent answers, the machine ends, or the deadline is over.
 func (s *start) hello(ctx context.Context) error {
-	session, err := meet(ctx, s.parts.machine, bootDeadline)
+	session, err := meet(ctx, s.parts.machine, s.w.node.BootDeadline)
 	if err != nil {
 		return err
 	}
