@@ -61,9 +61,14 @@ prepare:
 	@bin/dayfly image inspect $(STATE_FLAG) base >/dev/null 2>&1 || \
 		bin/dayfly image build $(STATE_FLAG) base
 
-prepare-test:
-	@mkdir -p $(TEST_STATE)
+# Both kernels: the tuned one takes minutes to compile, so it is kept beside the
+# downloads and built again only when its source, configuration or compiler change.
+prepare-test: TUNED := $(CACHE)/tuned
+prepare-test: setup-kernel
+	@mkdir -p $(TEST_STATE)/kernels/kernels
 	@$(MAKE) prepare STATE=$(TEST_STATE)
+	@bin/dayfly kernel build --state $(TUNED)
+	@cp -an $(TUNED)/kernels/kernels/. $(TEST_STATE)/kernels/kernels/
 
 check: setup-run lint ## formatting, vet, linters, import arrows, generated files
 	@echo 'check: modules are tidy'

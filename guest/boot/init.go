@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -141,7 +142,7 @@ var lateMounts = []mount{
 
 // enterRoot makes the workspace's root this program's own, so that every path
 // it handles from now on is one its clients know.
-func (s *System) enterRoot(context.Context, *wire.Init) error {
+func (s *System) enterRoot(_ context.Context, in *wire.Init) error {
 	for _, dir := range []string{"/dev", "/proc", "/sys"} {
 		if err := unix.Mount(dir, rootDir+dir, "", unix.MS_MOVE, ""); err != nil {
 			return fmt.Errorf("move %s: %w", dir, err)
@@ -165,7 +166,23 @@ func (s *System) enterRoot(context.Context, *wire.Init) error {
 			return err
 		}
 	}
-	return linkDevices()
+	if err := linkDevices(); err != nil {
+		return err
+	}
+	return makeWorkdir(in.DefaultWorkdir)
+}
+
+// makeWorkdir makes the default directory where the image lacks it, as image
+// builders rely on. Commands that name another one find out for themselves.
+func makeWorkdir(dir string) error {
+	if !filepath.IsAbs(dir) {
+		return nil
+	}
+	err := os.MkdirAll(dir, 0o755)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EEXIST) {
+		return nil // something else is there: said when a process is to start in it
+	}
+	return err
 }
 
 // linkDevices adds the names in /dev that devtmpfs leaves to user space.

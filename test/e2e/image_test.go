@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"archive/tar"
 	"bytes"
 	"os"
 	"os/exec"
@@ -8,13 +9,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
-
-	"github.com/google/go-containerregistry/pkg/crane"
-	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // bareImage is an image of one static program and nothing else, saved as docker
@@ -45,10 +46,7 @@ func main() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	layer, err := crane.Layer(map[string][]byte{"/bin/app": app})
-	if err != nil {
-		t.Fatal(err)
-	}
+	layer := static.NewLayer(oneFile(t, "bin/app", app), types.DockerUncompressedLayer)
 	img, err := mutate.AppendLayers(empty.Image, layer)
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +63,23 @@ func main() {
 		t.Fatal(err)
 	}
 	return &buf
+}
+
+// oneFile is a layer with one executable in it.
+func oneFile(t *testing.T, path string, content []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Name: path, Mode: 0o755, Size: int64(len(content))}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 func diffIDs(t *testing.T, img v1.Image) []v1.Hash {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,6 +18,24 @@ func TestHelloFromPython(t *testing.T) {
 	r := dayfly(t, state, "run", "base", "--", "python3", "-c", `print("hello")`)
 	if r.code != 0 || r.stdout != "hello\n" {
 		t.Fatalf("run = %+v", r)
+	}
+}
+
+// TestDistributionKernelServes: what a fresh installation boots, before a tuned
+// kernel was compiled.
+func TestDistributionKernelServes(t *testing.T) {
+	state := newState(t)
+	tuned, err := filepath.Glob(filepath.Join(state, "kernels", "kernels", "*-dayfly-*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range tuned {
+		if err := os.RemoveAll(k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out := guest(t, state, "uname -r"); !strings.Contains(out, "cloud-amd64") {
+		t.Errorf("it booted %s", out)
 	}
 }
 
