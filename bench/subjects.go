@@ -46,7 +46,8 @@ func newSubjects(ctx context.Context, o options) ([]subject, func(), error) {
 		return nil, nil, err
 	}
 	return []subject{
-		{"run", "dayfly run: exec of the command → first output of echo in a new workspace", o.dayflyRun},
+		{"run", "dayfly run: exec of the command → first output of echo in a new workspace", o.dayflyRun("2G")},
+		{"run200", "the same with a disk of 200 GiB instead of 2", o.dayflyRun("200G")},
 		{"bare", "reference: the same VMM and kernel to a pid 1 that powers off at once", b.once},
 		{"container", "reference: new namespaces and a chroot into the same root, first output of echo", c.once},
 	}, cleanUp, nil
@@ -54,8 +55,10 @@ func newSubjects(ctx context.Context, o options) ([]subject, func(), error) {
 
 // dayflyRun takes the time from the start of the command to its first output,
 // and sees that it ends well.
-func (o options) dayflyRun(ctx context.Context) (time.Duration, error) {
-	return firstOutput(exec.CommandContext(ctx, o.dayfly, "run", "--state", o.state, "--accel", o.accel, "--cold", o.image, "--", "echo", "hello"))
+func (o options) dayflyRun(disk string) func(context.Context) (time.Duration, error) {
+	return func(ctx context.Context) (time.Duration, error) {
+		return firstOutput(exec.CommandContext(ctx, o.dayfly, "run", "--state", o.state, "--accel", o.accel, "--disk", disk, "--cold", o.image, "--", "echo", "hello"))
+	}
 }
 
 // firstOutput runs a command that prints hello and returns when that arrived.

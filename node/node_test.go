@@ -462,3 +462,43 @@ func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"version":1,"workspace":{"id":"wabc","state":"running"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) { _, _ = parseRecord(b) })
 }
+
+// TestStartupIsDocumented: every row has a line in the table of docs/startup.md,
+// in the same order.
+func TestStartupIsDocumented(t *testing.T) {
+	b, err := os.ReadFile("../docs/startup.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented, rows []string
+	for line := range strings.Lines(string(b)) {
+		if name, ok := strings.CutPrefix(line, "| `"); ok {
+			name, _, _ = strings.Cut(name, "`")
+			documented = append(documented, name)
+		}
+	}
+	for _, r := range startup {
+		rows = append(rows, r.name)
+	}
+	if !slices.Equal(documented, rows) {
+		t.Errorf("docs/startup.md has %q, the table %q", documented, rows)
+	}
+}
+
+// TestOldRecordsLoad: a workspace kept by an earlier release is still one.
+func TestOldRecordsLoad(t *testing.T) {
+	samples, err := filepath.Glob("testdata/record/v*.json")
+	if err != nil || len(samples) == 0 {
+		t.Fatalf("%d samples, %v", len(samples), err)
+	}
+	for _, path := range samples {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ws, err := parseRecord(b)
+		if err != nil || ws.ID != "wabcdefghijklmnopqrst" || ws.State != dayfly.Stopped || ws.Image.Digest == "" || !ws.Spec.Keep {
+			t.Errorf("%s: %+v, %v", path, ws, err)
+		}
+	}
+}
