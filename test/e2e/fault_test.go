@@ -106,22 +106,36 @@ func TestSignalsReachTheCommand(t *testing.T) {
 	}
 }
 
-// TestInterruptAtAnyMomentLeavesNothing interrupts the command after each stage
-// it reports.
+// stages are the rows of the startup table, as the log names them.
+var stages = []string{"home", "image", "kernel", "disk", "vmm", "boot", "init"}
+
+// startedUpTo starts a workspace and returns once the stage is done. logs is
+// what follows in the log.
+func startedUpTo(t *testing.T, state, stage string) (c *exec.Cmd, logs io.Reader) {
+	t.Helper()
+	c = command(t, t.Context(), state, "run", "--log-level", "debug", "base", "--", "sleep", "1000")
+	logs, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(logs)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), "stage="+stage+" ") {
+			return c, logs
+		}
+	}
+	t.Fatalf("it ended before stage %s was done: %v", stage, c.Wait())
+	return nil, nil
+}
+
+// TestInterruptAtAnyMomentLeavesNothing interrupts the command after each stage.
 func TestInterruptAtAnyMomentLeavesNothing(t *testing.T) {
 	state := newState(t)
-	for _, stage := range []string{"home", "image", "kernel", "disk", "vmm", "boot", "init"} {
-		c := command(t, t.Context(), state, "run", "--log-level", "debug", "base", "--", "sleep", "1000")
-		logs, err := c.StderrPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(logs)
-		for lines.Scan() && !strings.Contains(lines.Text(), "stage="+stage+" ") {
-		}
+	for _, stage := range stages {
+		c, logs := startedUpTo(t, state, stage)
 		if err := c.Process.Signal(syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}
@@ -129,10 +143,10 @@ func TestInterruptAtAnyMomentLeavesNothing(t *testing.T) {
 		if err := c.Wait(); err == nil {
 			t.Errorf("%s: it ended well", stage)
 		}
-		if left := processes(t, state); len(left) > 0 {
-			t.Errorf("%s: left running %q\n%s", stage, left, rest)
-		}
 		assertNothingLeft(t, state)
+		if t.Failed() {
+			t.Fatalf("after an interrupt in stage %s\n%s", stage, rest)
+		}
 	}
 }
 
@@ -140,22 +154,12 @@ func TestInterruptAtAnyMomentLeavesNothing(t *testing.T) {
 // goes with it at once; the next process clears away the rest.
 func TestKilledAtEveryStageIsSwept(t *testing.T) {
 	state := newState(t)
-	for _, stage := range []string{"home", "image", "kernel", "disk", "vmm", "boot", "init"} {
-		c := command(t, t.Context(), state, "run", "--log-level", "debug", "base", "--", "sleep", "1000")
-		logs, err := c.StderrPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(logs)
-		for lines.Scan() && !strings.Contains(lines.Text(), "stage="+stage+" ") {
-		}
+	for _, stage := range stages {
+		c, logs := startedUpTo(t, state, stage)
 		if err := c.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = io.Copy(io.Discard, logs) // its end says that the VMM, which inherited nothing, is not waited for
+		_, _ = io.Copy(io.Discard, logs) // ends when nobody holds the pipe any more
 		_ = c.Wait()
 		if r := dayfly(t, state, "ls"); r.code != 0 {
 			t.Fatalf("%s: ls = %+v", stage, r)
