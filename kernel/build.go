@@ -37,8 +37,8 @@ type BuildOptions struct {
 }
 
 // Build compiles a tuned kernel: Linux with every option off but those of our
-// fragment. It takes minutes, 3 GB of disk while it runs, and returns at once if
-// the same source, fragment and compiler have been built before. One build
+// fragment, and with our edits. It takes minutes, 3 GB of disk while it runs, and returns at once if
+// the same source, fragment, edits and compiler have been built before. One build
 // runs in a store at a time; others wait. The error is NotFound without the
 // source and Unavailable without the tools; both say what to install.
 func (s *Store) Build(ctx context.Context, o BuildOptions) (dayfly.Kernel, error) {
@@ -99,7 +99,7 @@ func buildKey(ctx context.Context, o BuildOptions) (string, error) {
 		return "", fmt.Errorf("kernel: build: compiler: %w", err)
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%d\n%s\n%s\n%s", buildVersion, source, compiler, fragment)
+	fmt.Fprintf(h, "%d\n%s\n%s\n%s\n%q", buildVersion, source, compiler, fragment, edits)
 	return "build:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
@@ -136,6 +136,7 @@ func (s *Store) build(ctx context.Context, o BuildOptions, key string) (record, 
 		do   func(context.Context) error
 	}{
 		{"unpack source", c.unpack},
+		{"edit source", c.edit},
 		{"configure", c.configure},
 		{"compile", c.compile},
 		{"strip", c.strip},

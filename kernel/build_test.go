@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,7 +42,7 @@ func quickSource(t *testing.T, more string) string {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for name, text := range map[string]string{"Makefile": quickMake + more, "vmlinux.S": quickKernel} {
+	for name, text := range map[string]string{"Makefile": quickMake + more, "vmlinux.S": quickKernel, edits[0].file: edits[0].old} {
 		if err := w.WriteHeader(&tar.Header{Name: "linux-source-6.12/" + name, Mode: 0o644, Size: int64(len(text))}); err != nil {
 			t.Fatal(err)
 		}
@@ -94,8 +95,8 @@ func TestKernelIsCompiledOnce(t *testing.T) {
 		t.Errorf("compiled %d times", n)
 	}
 	b, err := s.Boot(t.Context(), "")
-	if err != nil || len(b.Cmdline) != 1 || b.Cmdline[0] != "acpi=off" {
-		t.Errorf("Boot = %+v, %v", b, err)
+	if want := []string{"acpi=off", edits[0].param}; err != nil || !slices.Equal(b.Cmdline, want) {
+		t.Errorf("Boot = %+v, %v; want the parameters %q", b, err, want)
 	}
 	if got, err := os.ReadFile(filepath.Join(filepath.Dir(b.Vmlinux), configName)); err != nil || !bytes.Equal(got, fragment) {
 		t.Errorf("the configuration is not kept: %v", err)

@@ -84,6 +84,7 @@ type compilation struct {
 	dir      string // of the source, and of what is made of it
 	fragment string
 	opts     BuildOptions
+	params   []string // kernel parameters that our edits brought
 }
 
 func (c *compilation) unpack(ctx context.Context) error {
@@ -94,6 +95,11 @@ func (c *compilation) unpack(ctx context.Context) error {
 		args: []string{"tar", "--extract", "--strip-components=1", "--no-same-owner", "--file", c.opts.Source},
 		dir:  c.dir, out: c.opts.Log,
 	})
+}
+
+func (c *compilation) edit(context.Context) (err error) {
+	c.params, err = applyEdits(c.dir, c.opts.Log)
+	return err
 }
 
 func (c *compilation) configure(ctx context.Context) error {
@@ -146,6 +152,7 @@ func (c *compilation) collect(dir string) (record, error) {
 			Flavour: Tuned,
 			Size:    int64(len(vmlinux)),
 		},
+		Cmdline:   c.params,
 		CreatedAt: time.Now().UTC().Truncate(time.Second),
 	}, errors.Join(writeFile(filepath.Join(dir, vmlinuxName), vmlinux), writeFile(filepath.Join(dir, configName), config))
 }

@@ -69,7 +69,8 @@ type Boot struct {
 
 	// Cmdline holds the parameters this kernel needs. With acpi=off the kernel
 	// finds its devices by virtio_mmio.device= and wants a machine without
-	// ACPI; otherwise only ACPI tells it of them.
+	// ACPI; otherwise only ACPI tells it of them. With lapic_timer_khz= it needs
+	// neither PIC nor PIT.
 	Cmdline []string
 }
 
@@ -146,7 +147,7 @@ func (s *Store) Boot(ctx context.Context, id string) (Boot, error) {
 		Kernel:    rec.Kernel,
 		Vmlinux:   filepath.Join(s.kernels(), rec.ID, vmlinuxName),
 		Initramfs: initramfs,
-		Cmdline:   slices.Clone(cmdlines[rec.Flavour]),
+		Cmdline:   slices.Concat(cmdlines[rec.Flavour], rec.Cmdline),
 	}, nil
 }
 
