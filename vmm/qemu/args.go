@@ -40,7 +40,7 @@ func arguments(c vmm.Config, tscKHz int) []string {
 		// A guest that breaks out of QEMU's devices can then start no program.
 		{"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"},
 
-		{"-M", machineType(c)},
+		{"-M", machineType(c, tscKHz)},
 		{"-accel", accel(c)},
 		{"-cpu", cpuModel(c)},
 		{"-smp", strconv.Itoa(c.CPUs)},
@@ -89,10 +89,13 @@ func flatten(options []option) []string {
 // for in vain when they are missing. Without the clock (rtc) Linux looks for it
 // for a second. Without the timer (pit) an emulated kernel spends 240 ms on
 // calibrating another one; its ticks come by the PIC (pic), and only with ACPI
-// there is another way for them. Under KVM both are parts of the host's kernel.
-func machineType(c vmm.Config) string {
+// there is another way for them. A kernel that is told the rates of both clocks
+// needs neither. Under KVM both are parts of the host's kernel.
+func machineType(c vmm.Config, tscKHz int) string {
 	t := "microvm,isa-serial=off,rtc=on,usb=off,graphics=off,x-option-roms=off,mem-merge=off,dump-guest-core=off"
 	switch off := acpiOff(c); {
+	case off && c.Accel == dayfly.TCG && knowsTimer(c, tscKHz):
+		return t + ",acpi=off,pic=off,pit=off"
 	case off && c.Accel == dayfly.TCG:
 		return t + ",acpi=off,pic=on,pit=on"
 	case off:
@@ -107,6 +110,12 @@ func machineType(c vmm.Config) string {
 // acpiOff reports whether the kernel finds its devices by its command line,
 // where QEMU then puts them; a distribution's kernel only finds them by ACPI.
 func acpiOff(c vmm.Config) bool { return slices.Contains(c.Cmdline, "acpi=off") }
+
+// knowsTimer reports whether the kernel is told the rate of the APIC's timer,
+// which a tuned kernel can be, and that of the processor's clock.
+func knowsTimer(c vmm.Config, tscKHz int) bool {
+	return tscKHz > 0 && slices.ContainsFunc(c.Cmdline, func(p string) bool { return strings.HasPrefix(p, "lapic_timer_khz=") })
+}
 
 func accel(c vmm.Config) string {
 	switch {
@@ -154,7 +163,7 @@ func emulated(c vmm.Config, tscKHz int) (params []string) {
 	}
 	// Patching the locks out of the kernel takes 100 ms.
 	params = append(params, "noreplace-smp")
-	if acpiOff(c) {
+	if acpiOff(c) && !knowsTimer(c, tscKHz) {
 		params = append(params, "nolapic_timer") // calibrating it takes 240 ms, and there is the PIT
 	}
 	return params

@@ -38,6 +38,8 @@ func TestEmulatedKernelIsToldTheClock(t *testing.T) {
 		{dayfly.TCG, nil, 1, 2_600_000, "tsc_early_khz=2600000"},
 		{dayfly.TCG, []string{"acpi=off"}, 1, 2_600_000, "nolapic_timer acpi=off"},
 		{dayfly.TCG, []string{"acpi=off"}, 2, 2_600_000, "no_timer_check acpi=off"},
+		{dayfly.TCG, []string{"acpi=off", "lapic_timer_khz=1000000"}, 1, 2_600_000, "noreplace-smp acpi=off"},
+		{dayfly.TCG, []string{"acpi=off", "lapic_timer_khz=1000000"}, 1, 0, "nolapic_timer acpi=off"},
 		{dayfly.TCG, nil, 1, 0, ""}, // unknown: the guest measures
 		{dayfly.KVM, nil, 1, 2_600_000, ""},
 	} {
