@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	_ "embed" // the fragment
@@ -99,8 +100,20 @@ func buildKey(ctx context.Context, o BuildOptions) (string, error) {
 		return "", fmt.Errorf("kernel: build: compiler: %w", err)
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%d\n%s\n%s\n%s\n%q", buildVersion, source, compiler, fragment, edits)
+	fmt.Fprintf(h, "%d\n%s\n%s\n%s\n%q", buildVersion, source, compiler, settings(fragment), edits)
 	return "build:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// settings returns the lines of a fragment that say something, "# CONFIG_X is
+// not set" among them: a better comment is no reason to compile for minutes.
+func settings(fragment []byte) []byte {
+	var b []byte
+	for line := range bytes.Lines(fragment) {
+		if bytes.HasPrefix(bytes.TrimPrefix(line, []byte("# ")), []byte("CONFIG_")) {
+			b = append(b, line...)
+		}
+	}
+	return b
 }
 
 // buildLock waits for its turn; a dead holder's lock is free at once.

@@ -156,3 +156,12 @@ func TestMissingSourceSaysWhatToInstall(t *testing.T) {
 		t.Errorf("Build = %v", err)
 	}
 }
+
+func TestCommentsDoNotCompileAgain(t *testing.T) {
+	t.Parallel()
+	a := settings([]byte("# why\nCONFIG_A=y\n\n# CONFIG_B is not set\n"))
+	b := settings([]byte("CONFIG_A=y\n# a better why\n# CONFIG_B is not set\n"))
+	if !bytes.Equal(a, b) || !bytes.Contains(a, []byte("CONFIG_B")) {
+		t.Errorf("settings %q and %q", a, b)
+	}
+}
