@@ -95,7 +95,7 @@ func TestKernelIsCompiledOnce(t *testing.T) {
 		t.Errorf("compiled %d times", n)
 	}
 	b, err := s.Boot(t.Context(), "")
-	if want := []string{"acpi=off", edits[0].param}; err != nil || !slices.Equal(b.Cmdline, want) {
+	if want := append(slices.Clone(cmdlines[Tuned]), edits[0].param); err != nil || !slices.Equal(b.Cmdline, want) {
 		t.Errorf("Boot = %+v, %v; want the parameters %q", b, err, want)
 	}
 	if got, err := os.ReadFile(filepath.Join(filepath.Dir(b.Vmlinux), configName)); err != nil || !bytes.Equal(got, fragment) {

@@ -34,8 +34,10 @@ const (
 
 // cmdlines is the parameters that the kernels of a flavour need.
 var cmdlines = map[string][]string{
-	// Devices come by virtio_mmio.device=, the fastest way to find them.
-	Tuned: {"acpi=off"},
+	Tuned: {
+		"acpi=off",           // devices come by virtio_mmio.device=, the fastest way to find them
+		"dummy.numdummies=0", // the driver built in would make an interface nobody asked for
+	},
 
 	// Without what a distribution does at boot and no guest has use for, 670
 	// million instructions up to pid 1 become 400 million; under emulation that
