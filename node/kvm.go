@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ const kvmDeadline = 10 * time.Second
 // boot of the host, one guest kernel and one VMM.
 type verdict struct {
 	path  string
+	log   *slog.Logger
 	prove func(context.Context, kernel.Boot) error
 
 	mu sync.Mutex // held during the proof, so that it is made once
@@ -82,6 +84,7 @@ func (v *verdict) reason(ctx context.Context, boot kernel.Boot, key kvmRecord) (
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx) // cut short: no verdict
 		}
+		v.log.Debug("no guest ran on kvm", "err", err)
 		key.Reason = firstLine(err)
 	}
 	b, err := json.Marshal(key)
@@ -95,8 +98,15 @@ func (v *verdict) reason(ctx context.Context, boot kernel.Boot, key kvmRecord) (
 	return key.Reason, nil
 }
 
+// firstLine is the gist of an error: what it says to callers, without remedy
+// and console.
 func firstLine(err error) string {
-	line, _, _ := strings.Cut(err.Error(), "\n")
+	text := err.Error()
+	var e *dayfly.Error
+	if errors.As(err, &e) {
+		text, _, _ = strings.Cut(e.Msg, ": use ")
+	}
+	line, _, _ := strings.Cut(text, "\n")
 	return strings.TrimSuffix(line, "; "+consoleHead)
 }
 

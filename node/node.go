@@ -93,7 +93,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 		c.BootDeadline = bootDeadline
 	}
 	n := &Node{Config: c, own: map[dayfly.ID]*workspace{}}
-	n.kvm = &verdict{path: filepath.Join(c.Dir, "kvm.json"), prove: n.proveKVM}
+	n.kvm = &verdict{path: filepath.Join(c.Dir, "kvm.json"), log: c.Log, prove: n.proveKVM}
 	if err := n.sweep(ctx); err != nil {
 		return nil, fmt.Errorf("node: sweep: %w", err)
 	}

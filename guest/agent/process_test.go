@@ -312,7 +312,9 @@ func TestProcessLeadsASessionOfItsOwn(t *testing.T) {
 func TestSignalsReachTheGroup(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, Config{})
-	s, pid := begin(t, r.cli, wire.ProcessStart, sh(`trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 1000; done`))
+	s, pid := begin(t, r.cli, wire.ProcessStart, sh(`
+		trap 'echo caught; exit 9' INT
+		(trap 'exit 0' INT; echo ready; while :; do :; done)`)) // the shell acts on its trap only once its child has ended, too
 	var ev wire.EventResponse
 	if err := s.Receive(&ev); err != nil || string(ev.Event.Data.Stdout) != "ready\n" {
 		t.Fatalf("got %+v, %v", ev, err)
