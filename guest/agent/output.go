@@ -139,7 +139,7 @@ func (p *process) drain() {
 		late := time.Since(ended) > drainMax
 		settled := true
 		for i, o := range p.outputs {
-			done := o.eof.Load() || o.quiet() || late && o.passedOn.Load() >= owed[i]
+			done := o.eof.Load() || o.quiet(ended) || late && o.passedOn.Load() >= owed[i]
 			settled = settled && done
 		}
 		if settled {
@@ -155,10 +155,12 @@ func (p *process) drain() {
 	}
 }
 
-// quiet says that everything read was passed on and nothing came for a while.
-func (o *output) quiet() bool {
+// quiet says that everything read was passed on and nothing came for a while
+// since the process ended: a terminal's last bytes may still be on their way
+// inside the kernel, where pending does not see them.
+func (o *output) quiet(ended time.Time) bool {
 	since := o.idleSince.Load()
-	return since != 0 && time.Now().UnixNano()-since > int64(drainQuiet) &&
+	return since != 0 && time.Now().UnixNano()-max(since, ended.UnixNano()) > int64(drainQuiet) &&
 		o.pending() == 0 && o.idleSince.Load() == since
 }
 
