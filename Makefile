@@ -3,16 +3,18 @@
 # STATE   state directory of make run, kernel and bench (default: the CLI's own)
 # CACHE   downloads and the record of what was set up (default /var/cache/dayfly)
 # N       samples of make bench           FUZZTIME  time for each fuzz target
+# ONLY    parts of make bench, such as restore,claim (default: all)
 
 STATE ?=
 CACHE ?= /var/cache/dayfly
 N ?= 20
+ONLY ?=
 FUZZTIME ?= 20s
 
 TEST_STATE := $(CURDIR)/build/test-state
 GUEST := cmd/dayfly/guestbin/dayfly-guest
 # Packages without machines, which the race detector can run in little time.
-RACE := ./undo ./keyring ./api/... ./client/... ./node/... ./guest/wire ./vmm/fake
+RACE := ./undo ./keyring ./api/... ./client/... ./node/... ./guest/wire ./vmm/fake ./snapshot ./template
 
 MAKEFLAGS += --no-print-directory
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
@@ -99,11 +101,11 @@ test: setup-test build prepare-test ## everything, with real VMs; lists what was
 	@if bin/dayfly doctor --state $(TEST_STATE) --json | tr -d ' \n' | grep -qi '"name":"kvm","status":"good"'; then \
 		export DAYFLY_TEST_KVM=proved; fi; \
 	DAYFLY_TEST_STATE=$(TEST_STATE) go run ./test/report $(if $(CI),-strict) -- sh -c \
-		'go test -json -count=1 -timeout 15m ./...; status=$$?; echo; echo "again, for data races:"; \
-		 CGO_ENABLED=1 go test -race -json -short -timeout 10m $(RACE) && exit $$status'
+		'go test -json -count=1 -timeout 45m ./...; status=$$?; echo; echo "again, for data races:"; \
+		 CGO_ENABLED=1 go test -race -json -short -timeout 20m $(RACE) && exit $$status'
 
-bench: setup-run build prepare ## measure boots beside a bare VM; checks bench/BUDGETS.md
-	go run ./bench -dayfly bin/dayfly -state $(or $(STATE),/var/lib/dayfly) -n $(N)
+bench: setup-run build prepare ## measure starts, pauses, forks and memory; checks bench/BUDGETS.md
+	go run ./bench -dayfly bin/dayfly -state $(or $(STATE),/var/lib/dayfly) -n $(N) $(if $(ONLY),-only $(ONLY))
 
 fuzz: ## run every fuzz target for FUZZTIME
 	@go list -f '{{.Dir}}' ./... | while read -r dir; do \

@@ -5,7 +5,8 @@ import "strings"
 // Spec is what a caller asks for. The zero value of every field but Image has
 // a default, filled in by Normal.
 type Spec struct {
-	Image     string            `json:"image"`                // name or reference of an image
+	Image     string            `json:"image,omitempty"`      // name or reference of an image
+	Snapshot  string            `json:"snapshot,omitempty"`   // name or id of a snapshot to start from, instead of an image; cpus, memory, disk and accel are then the snapshot's
 	Name      string            `json:"name,omitempty"`       // a label of the caller's; also the host name where it can be one
 	CPUs      int               `json:"cpus,omitempty"`       // virtual CPUs; default 1
 	MemoryMiB int               `json:"memory_mib,omitempty"` // guest RAM; default 512
@@ -58,7 +59,9 @@ func (s Spec) Normal() (Spec, error) {
 		s.Accel = Auto
 	}
 	switch {
-	case strings.TrimSpace(s.Image) == "":
+	case s.Snapshot != "" && s.Image != "":
+		return s, Errorf(Invalid, "image and snapshot are both given: a snapshot brings its own image, so name one of the two")
+	case s.Snapshot == "" && strings.TrimSpace(s.Image) == "":
 		return s, Errorf(Invalid, "image is empty: name one, such as base (see: dayfly image ls)")
 	case len(s.Name) > maxNameLen || strings.ContainsFunc(s.Name, isControl):
 		return s, Errorf(Invalid, "name must be at most %d printable bytes", maxNameLen)

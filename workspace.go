@@ -12,6 +12,7 @@ type State string
 const (
 	Creating State = "creating" // the startup table is being worked through
 	Running  State = "running"  // its machine runs and its agent answers
+	Paused   State = "paused"   // no machine; its memory and disk are kept, and it goes on where it was
 	Stopped  State = "stopped"  // no machine; its disk and key are kept
 	Failed   State = "failed"   // its machine ended by itself; Reason says how
 	Deleted  State = "deleted"  // nothing is left of it
@@ -20,15 +21,16 @@ const (
 // next is the whole life of a workspace; docs/lifecycle.md is drawn from it.
 // Every state but the last may be deleted.
 var next = map[State][]State{
-	Creating: {Running, Stopped, Failed, Deleted},
-	Running:  {Stopped, Failed, Deleted},
+	Creating: {Running, Paused, Stopped, Failed, Deleted},
+	Running:  {Paused, Stopped, Failed, Deleted},
+	Paused:   {Creating, Stopped, Deleted},
 	Stopped:  {Creating, Deleted},
-	Failed:   {Creating, Stopped, Deleted},
+	Failed:   {Creating, Paused, Stopped, Deleted},
 	Deleted:  nil,
 }
 
 // States lists every state in the order of a life.
-func States() []State { return []State{Creating, Running, Stopped, Failed, Deleted} }
+func States() []State { return []State{Creating, Running, Paused, Stopped, Failed, Deleted} }
 
 // Next lists the states that may follow s.
 func (s State) Next() []State { return slices.Clone(next[s]) }
@@ -44,8 +46,15 @@ func (s State) To(t State) error {
 // StartKind says how a workspace came to run. They are never confused.
 type StartKind string
 
-// Cold means that a kernel booted for this workspace.
-const Cold StartKind = "cold"
+// The kinds of start.
+const (
+	Cold         StartKind = "cold"     // a kernel booted for this workspace
+	Restore      StartKind = "restore"  // a template, the snapshot of a booted, empty machine, was restored
+	Claim        StartKind = "claim"    // a standby machine, restored ahead of time, was taken
+	Resume       StartKind = "resume"   // a paused workspace went on
+	FromSnapshot StartKind = "snapshot" // a copy of a workspace's snapshot went on
+	Forked       StartKind = "fork"     // a copy of a running workspace went on
+)
 
 // Accel is how guest instructions are executed.
 type Accel string
@@ -68,7 +77,9 @@ type Workspace struct {
 	Image     Image     `json:"image"`
 	Kernel    string    `json:"kernel,omitempty"` // id of the kernel it booted
 	StartKind StartKind `json:"start_kind,omitempty"`
-	Accel     Accel     `json:"accel,omitempty"` // what Auto came to
+	StartNote string    `json:"start_note,omitempty"` // why it was not a faster kind
+	Parent    string    `json:"parent,omitempty"`     // workspace or snapshot it is a copy of
+	Accel     Accel     `json:"accel,omitempty"`      // what Auto came to
 	CreatedAt time.Time `json:"created_at"`
 	Timeline  Timeline  `json:"timeline,omitempty"`
 }

@@ -16,14 +16,16 @@ import (
 	"github.com/dayfly/dayfly"
 )
 
-// Options are what a Server is made of. Guests, Images, Kernels and Host may be
-// nil where a server does not offer them; their routes answer unavailable.
+// Options are what a Server is made of. All but Workspaces may be nil where a
+// server does not offer them; their routes answer unavailable.
 type Options struct {
 	Workspaces Workspaces
+	Snapshots  Snapshots
 	Guests     Guests
 	Images     Images
 	Kernels    Kernels
 	Host       HostChecks
+	System     System
 	Log        *slog.Logger // nil: nothing is logged
 
 	// Loopback is for servers on a loopback TCP address, which any web page in

@@ -72,6 +72,9 @@ func TestStartIsTimedInAHeader(t *testing.T) {
 	}
 }
 
+// nobody is the id of no workspace.
+const nobody = "wabcdefghijklmnopqrst"
+
 func TestBadRequestsAreNamed(t *testing.T) {
 	t.Parallel()
 	base := serve(t, newFake())
@@ -94,6 +97,25 @@ func TestBadRequestsAreNamed(t *testing.T) {
 		{"POST", "/v1/images/pull", `{"reference":""}`, 400, "reference is empty"},
 		{"POST", "/v1/images/build", `{}`, 400, "recipe is empty"},
 		{"GET", "/v1/images/none", "", 404, "no image none"},
+		{"POST", "/v1/workspaces", `{"image":"base","snapshot":"s"}`, 400, "name one of the two"},
+		{"POST", "/v1/workspaces/" + nobody + "/fork", `{"count":0}`, 400, "count is 0: use 1 to 100"},
+		{"POST", "/v1/workspaces/" + nobody + "/fork", `{"count":101}`, 400, "use 1 to 100"},
+		{"POST", "/v1/workspaces/" + nobody + "/fork", `{"n":2}`, 400, `unknown field "n"`},
+		{"POST", "/v1/workspaces/" + nobody + "/fork", "", 404, "no workspace"},
+		{"POST", "/v1/workspaces/w1/fork", "", 400, "not a workspace id"},
+		{"POST", "/v1/workspaces/" + nobody + "/rollback", `{}`, 400, "snapshot is empty"},
+		{"POST", "/v1/workspaces/" + nobody + "/rollback", "", 400, "content type"},
+		{"POST", "/v1/workspaces/" + nobody + "/pause", "", 404, "no workspace"},
+		{"POST", "/v1/workspaces/" + nobody + "/resume", "", 404, "no workspace"},
+		{"POST", "/v1/workspaces/" + nobody + "/snapshots", "", 404, "no workspace"},
+		{"POST", "/v1/workspaces/w1/snapshots", "", 400, "not a workspace id"},
+		{"POST", "/v1/workspaces/" + nobody + "/snapshots", `{"name":"a/b"}`, 400, "without spaces and slashes"},
+		{"POST", "/v1/workspaces/" + nobody + "/snapshots", `{"name":"` + nobody + `"}`, 400, "looks like an id"},
+		{"POST", "/v1/workspaces/" + nobody + "/snapshots", `{"name":".."}`, 400, "choose another"},
+		{"GET", "/v1/snapshots?workspace=w1", "", 400, "not a workspace id"},
+		{"GET", "/v1/snapshots/none", "", 404, "no snapshot none"},
+		{"DELETE", "/v1/snapshots/none", "", 404, "no snapshot none"},
+		{"GET", "/v1/system/prune", "", 405, "use POST"},
 	} {
 		resp, body := call(t, c.method, base+c.path, c.body)
 		if resp.StatusCode != c.status || !strings.Contains(refused(t, body).Msg, c.says) {

@@ -33,6 +33,14 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	return nil
 }
 
+// readOptionalJSON is readJSON where a request without a body leaves v as it is.
+func readOptionalJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	return readJSON(w, r, v)
+}
+
 func badJSON(err error) error {
 	var tooBig *http.MaxBytesError
 	var mistyped *json.UnmarshalTypeError

@@ -23,6 +23,7 @@ type fake struct {
 	created  chan dayfly.ID // if set, told of each creation
 	hold     chan struct{}  // if set, Create returns only once it is closed
 	err      error          // if set, what Create returns
+	snaps    []dayfly.Snapshot
 	guest    http.Handler
 	dial     func(context.Context) (net.Conn, error) // if set, instead of guest
 	imported []byte
@@ -72,6 +73,9 @@ func (f *fake) set(id dayfly.ID, to dayfly.State) (dayfly.Workspace, error) {
 }
 
 func (f *fake) Start(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	if ws, err := f.set(id, ""); err == nil && ws.State == dayfly.Running { // only a rollback leads from there to creating
+		return ws, dayfly.Errorf(dayfly.Conflict, "workspace %s is running", id)
+	}
 	if _, err := f.set(id, dayfly.Creating); err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -215,7 +219,7 @@ func (*fake) Checks(context.Context) []dayfly.Check {
 // serve starts a server over f and returns its base URL.
 func serve(t *testing.T, f *fake) string {
 	t.Helper()
-	s := New(Options{Workspaces: f, Guests: f, Images: fakeImages{f}, Kernels: fakeKernels{}, Host: f})
+	s := New(Options{Workspaces: f, Snapshots: f, Guests: f, Images: fakeImages{f}, Kernels: fakeKernels{}, Host: f, System: f})
 	srv := httptest.NewServer(s)
 	t.Cleanup(func() {
 		srv.Close()

@@ -26,6 +26,12 @@ type BuildImage struct {
 // Check defines model for Check.
 type Check = dayfly.Check
 
+// CreateSnapshot defines model for CreateSnapshot.
+type CreateSnapshot struct {
+	// Name Unique on a host; no spaces, no slashes, and nothing that looks like an id.
+	Name string `json:"name,omitempty"`
+}
+
 // Error defines model for Error.
 type Error = dayfly.Error
 
@@ -47,6 +53,11 @@ type Event struct {
 	// Kernel A guest kernel that this host can boot.
 	Kernel   *Kernel   `json:"kernel,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
+}
+
+// ForkWorkspace defines model for ForkWorkspace.
+type ForkWorkspace struct {
+	Count *int `json:"count,omitempty"`
 }
 
 // Host defines model for Host.
@@ -85,7 +96,21 @@ type PullImage struct {
 	Reference string `json:"reference"`
 }
 
-// Spec What a caller asks for.
+// RollbackWorkspace defines model for RollbackWorkspace.
+type RollbackWorkspace struct {
+	// Snapshot Id or name of a snapshot of this workspace.
+	Snapshot string `json:"snapshot"`
+}
+
+// Snapshot A workspace at one instant, kept to start others from. It outlives the workspace.
+type Snapshot = dayfly.Snapshot
+
+// SnapshotList defines model for SnapshotList.
+type SnapshotList struct {
+	Snapshots []Snapshot `json:"snapshots"`
+}
+
+// Spec What a caller asks for; exactly one of image and snapshot.
 type Spec = dayfly.Spec
 
 // Stage One timed step of a start, in milliseconds since the request was read.
@@ -93,6 +118,14 @@ type Stage = dayfly.Stage
 
 // State defines model for State.
 type State = dayfly.State
+
+// Usage What one kind of thing takes on the host's disk.
+type Usage = dayfly.Usage
+
+// UsageList defines model for UsageList.
+type UsageList struct {
+	Usage []Usage `json:"usage"`
+}
 
 // Version defines model for Version.
 type Version struct {
@@ -128,6 +161,12 @@ type ImportImageParams struct {
 	Platform Platform `form:"platform,omitempty" json:"platform,omitempty"`
 }
 
+// ListSnapshotsParams defines parameters for ListSnapshots.
+type ListSnapshotsParams struct {
+	// Workspace Only those taken of this workspace, which may be deleted by now.
+	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
+}
+
 // BuildImageJSONRequestBody defines body for BuildImage for application/json ContentType.
 type BuildImageJSONRequestBody = BuildImage
 
@@ -136,6 +175,15 @@ type PullImageJSONRequestBody = PullImage
 
 // CreateWorkspaceJSONRequestBody defines body for CreateWorkspace for application/json ContentType.
 type CreateWorkspaceJSONRequestBody = Spec
+
+// ForkWorkspaceJSONRequestBody defines body for ForkWorkspace for application/json ContentType.
+type ForkWorkspaceJSONRequestBody = ForkWorkspace
+
+// RollbackWorkspaceJSONRequestBody defines body for RollbackWorkspace for application/json ContentType.
+type RollbackWorkspaceJSONRequestBody = RollbackWorkspace
+
+// CreateSnapshotJSONRequestBody defines body for CreateSnapshot for application/json ContentType.
+type CreateSnapshotJSONRequestBody = CreateSnapshot
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -172,6 +220,21 @@ type ServerInterface interface {
 	// ImportKernel Take the kernel and its modules from a Debian package, sent as the body.
 	// (POST /v1/kernels/import)
 	ImportKernel(w http.ResponseWriter, r *http.Request)
+	// ListSnapshots The snapshots of this host, newest first.
+	// (GET /v1/snapshots)
+	ListSnapshots(w http.ResponseWriter, r *http.Request, params ListSnapshotsParams)
+	// DeleteSnapshot Forget a snapshot. What was started from it goes on.
+	// (DELETE /v1/snapshots/{ref})
+	DeleteSnapshot(w http.ResponseWriter, r *http.Request, ref string)
+	// GetSnapshot One snapshot.
+	// (GET /v1/snapshots/{ref})
+	GetSnapshot(w http.ResponseWriter, r *http.Request, ref string)
+	// Prune Remove what can be made again.
+	// (POST /v1/system/prune)
+	Prune(w http.ResponseWriter, r *http.Request)
+	// GetUsage What there is on the host's disk, by kind.
+	// (GET /v1/system/usage)
+	GetUsage(w http.ResponseWriter, r *http.Request)
 	// GetVersion The release this server was built from.
 	// (GET /v1/version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
@@ -187,7 +250,22 @@ type ServerInterface interface {
 	// GetWorkspace One workspace.
 	// (GET /v1/workspaces/{id})
 	GetWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
-	// StartWorkspace Start a stopped workspace from its disk.
+	// ForkWorkspace Make running copies of a running workspace, which goes on.
+	// (POST /v1/workspaces/{id}/fork)
+	ForkWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// PauseWorkspace Save a running workspace, memory and disk, and end its machine.
+	// (POST /v1/workspaces/{id}/pause)
+	PauseWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// ResumeWorkspace Let a paused workspace go on where it was.
+	// (POST /v1/workspaces/{id}/resume)
+	ResumeWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// RollbackWorkspace Put a workspace back to where it was when a snapshot was taken of it.
+	// (POST /v1/workspaces/{id}/rollback)
+	RollbackWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// CreateSnapshot Keep a running workspace as it is at one instant; it goes on.
+	// (POST /v1/workspaces/{id}/snapshots)
+	CreateSnapshot(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// StartWorkspace Start a stopped workspace from its disk; a paused one goes on as with resume.
 	// (POST /v1/workspaces/{id}/start)
 	StartWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
 	// StopWorkspace Stop a workspace; its disk and key are kept.
@@ -414,6 +492,119 @@ func (siw *ServerInterfaceWrapper) ImportKernel(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// ListSnapshots operation middleware
+func (siw *ServerInterfaceWrapper) ListSnapshots(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListSnapshotsParams
+
+	// ------------- Optional query parameter "workspace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "workspace", r.URL.Query(), &params.Workspace, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "workspace"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "workspace", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListSnapshots(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) DeleteSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "ref" -------------
+	var ref string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "ref", r.PathValue("ref"), &ref, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ref", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteSnapshot(w, r, ref)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) GetSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "ref" -------------
+	var ref string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "ref", r.PathValue("ref"), &ref, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "ref", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetSnapshot(w, r, ref)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Prune operation middleware
+func (siw *ServerInterfaceWrapper) Prune(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Prune(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetUsage operation middleware
+func (siw *ServerInterfaceWrapper) GetUsage(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetUsage(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetVersion operation middleware
 func (siw *ServerInterfaceWrapper) GetVersion(w http.ResponseWriter, r *http.Request) {
 
@@ -499,6 +690,136 @@ func (siw *ServerInterfaceWrapper) GetWorkspace(w http.ResponseWriter, r *http.R
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetWorkspace(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ForkWorkspace operation middleware
+func (siw *ServerInterfaceWrapper) ForkWorkspace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ForkWorkspace(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PauseWorkspace operation middleware
+func (siw *ServerInterfaceWrapper) PauseWorkspace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PauseWorkspace(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ResumeWorkspace operation middleware
+func (siw *ServerInterfaceWrapper) ResumeWorkspace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ResumeWorkspace(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RollbackWorkspace operation middleware
+func (siw *ServerInterfaceWrapper) RollbackWorkspace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RollbackWorkspace(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateSnapshot operation middleware
+func (siw *ServerInterfaceWrapper) CreateSnapshot(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateSnapshot(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -686,6 +1007,14 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/workspaces/{id}", wrapper.GetWorkspace)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/start", wrapper.StartWorkspace)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/stop", wrapper.StopWorkspace)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/pause", wrapper.PauseWorkspace)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/resume", wrapper.ResumeWorkspace)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/fork", wrapper.ForkWorkspace)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/rollback", wrapper.RollbackWorkspace)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/snapshots", wrapper.CreateSnapshot)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/snapshots", wrapper.ListSnapshots)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/snapshots/{ref}", wrapper.DeleteSnapshot)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/snapshots/{ref}", wrapper.GetSnapshot)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/images", wrapper.ListImages)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/images/{name}", wrapper.RemoveImage)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/images/{name}", wrapper.GetImage)
@@ -696,6 +1025,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/kernels/import", wrapper.ImportKernel)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/kernels/build", wrapper.BuildKernel)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/host", wrapper.GetHost)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/system/usage", wrapper.GetUsage)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/system/prune", wrapper.Prune)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/version", wrapper.GetVersion)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/healthz", wrapper.Healthz)
 

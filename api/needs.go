@@ -18,6 +18,28 @@ type Workspaces interface {
 	Get(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error)
 	List(ctx context.Context) ([]dayfly.Workspace, error)
 	Delete(ctx context.Context, id dayfly.ID) error
+
+	// Pause returns once memory and disk are safely on this host's disk.
+	Pause(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error)
+	Resume(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error)
+	// Fork makes count running copies of a running workspace, or none.
+	Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error)
+	Rollback(ctx context.Context, id dayfly.ID, ref string) (dayfly.Workspace, error)
+}
+
+// Snapshots is what a host does with snapshots, which are found by id or name.
+type Snapshots interface {
+	// Snapshot keeps a running workspace as it is at one instant; it goes on.
+	Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error)
+	Snapshots(ctx context.Context) ([]dayfly.Snapshot, error)
+	GetSnapshot(ctx context.Context, ref string) (dayfly.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, ref string) error
+}
+
+// System says what is on the host's disk, and removes what can be made again.
+type System interface {
+	Usage(ctx context.Context) ([]dayfly.Usage, error)
+	Prune(ctx context.Context) ([]dayfly.Usage, error)
 }
 
 // Guests opens streams to ports inside workspaces.

@@ -50,7 +50,7 @@ func TestSpecDescribesTheTypes(t *testing.T) {
 	for name, v := range map[string]any{
 		"Spec": dayfly.Spec{}, "Workspace": dayfly.Workspace{}, "Stage": dayfly.Stage{}, "Image": dayfly.Image{},
 		"ImageConfig": dayfly.ImageConfig{}, "Kernel": dayfly.Kernel{}, "Progress": dayfly.Progress{},
-		"Check": dayfly.Check{}, "Error": dayfly.Error{},
+		"Check": dayfly.Check{}, "Error": dayfly.Error{}, "Snapshot": dayfly.Snapshot{}, "Usage": dayfly.Usage{},
 	} {
 		s, ok := all[name]
 		if !ok {
@@ -126,6 +126,17 @@ func TestSpecStatesTheBounds(t *testing.T) {
 	}
 	if !slices.Equal(all["State"].Enum, states) {
 		t.Errorf("states: %v, in Go %v", all["State"].Enum, states)
+	}
+	kinds := []string{
+		string(dayfly.Cold), string(dayfly.Restore), string(dayfly.Claim),
+		string(dayfly.Resume), string(dayfly.FromSnapshot), string(dayfly.Forked),
+	}
+	if got := all["Workspace"].Properties["start_kind"].Enum; !slices.Equal(got, kinds) {
+		t.Errorf("start kinds: %v, in Go %v", got, kinds)
+	}
+	count := all["ForkWorkspace"].Properties["count"]
+	if got := fmt.Sprint(*count.Minimum, *count.Maximum, count.Default); got != fmt.Sprint(1, dayfly.MaxFork, 1) {
+		t.Errorf("count of a fork: %s, in Go 1 to %d", got, dayfly.MaxFork)
 	}
 	for _, kind := range all["Error"].Properties["kind"].Enum {
 		if _, ok := statuses[dayfly.Kind(kind)]; !ok {

@@ -4,20 +4,27 @@
 // budgets of BUDGETS.md, and ends with status 1 if one is exceeded.
 //
 //	go run ./bench -dayfly bin/dayfly -state DIR -n 20
+//	go run ./bench -dayfly bin/dayfly -state DIR -only restore,claim
+//
+// Of the state directory it uses images and kernels. All else it makes in a
+// directory in there which goes at the end, also after an error or Ctrl-C, as
+// do the processes it started.
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"runtime"
+	"strings"
+	"syscall"
 	"time"
+
+	"github.com/dayfly/dayfly/undo"
 )
 
 // options are the flags.
@@ -26,6 +33,7 @@ type options struct {
 	state  string
 	image  string
 	accel  string
+	only   string
 	n      int
 	json   bool
 }
@@ -36,12 +44,13 @@ func main() {
 	var o options
 	flag.StringVar(&o.dayfly, "dayfly", "bin/dayfly", "the `binary` to measure")
 	flag.StringVar(&o.state, "state", "", "state `directory` with the image and a kernel")
-	flag.StringVar(&o.image, "image", "base", "`image` to start")
+	flag.StringVar(&o.image, "image", "base", "`image` to start; it has sh, echo and python3")
 	flag.StringVar(&o.accel, "accel", "auto", "accelerator: auto, kvm or tcg")
-	flag.IntVar(&o.n, "n", 20, "`samples` of each subject")
+	flag.StringVar(&o.only, "only", "", "`parts` to measure, with commas between: "+strings.Join(parts(), ", ")+"; default: all")
+	flag.IntVar(&o.n, "n", 20, "`samples` of each series; of memory there is one for every clone")
 	flag.BoolVar(&o.json, "json", false, "print all samples as JSON")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := run(ctx, o)
 	stop()
 	if err != nil {
@@ -49,70 +58,65 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, o options) error {
-	subjects, closeAll, err := newSubjects(ctx, o)
+func run(ctx context.Context, o options) (err error) {
+	if err := o.check(); err != nil {
+		return err
+	}
+	var back undo.Stack
+	defer func() { err = errors.Join(err, back.Run(ctx)) }()
+	b, err := newBed(o, &back)
 	if err != nil {
 		return err
 	}
-	defer closeAll()
-	for _, s := range subjects { // once each, uncounted: caches warm, seeds made
-		if _, err := s.once(ctx); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
+	began := time.Now()
+	all := results{}
+	var errs []error // a group that cannot be measured keeps no other from it
+	for _, g := range groups {
+		if ctx.Err() != nil || !o.wants(g.parts...) {
+			continue
+		}
+		if err := measure(ctx, b, g, all); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", g.name, err))
 		}
 	}
-	series := map[string]*samples{}
-	for _, s := range subjects {
-		series[s.name] = &samples{}
+	if o.json {
+		return errors.Join(append(errs, json.NewEncoder(os.Stdout).Encode(all))...)
 	}
-	for i := range o.n {
+	report(os.Stdout, all, time.Since(began))
+	return errors.Join(append(errs, check(os.Stdout, all))...)
+}
+
+// measure makes the subjects of a group, takes their samples in turn, and takes
+// back what it made.
+func measure(ctx context.Context, b bed, g group, all results) (err error) {
+	defer fmt.Fprintln(os.Stderr)
+	var back undo.Stack
+	defer func() { err = errors.Join(err, back.Run(ctx)) }()
+	fmt.Fprintf(os.Stderr, "%s: making ready", g.name)
+	subjects, err := g.subjects(ctx, b, &back)
+	if err != nil {
+		return err
+	}
+	for _, s := range subjects {
+		for range s.warm {
+			if _, err := s.once(ctx); err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
+	}
+	rounds := b.n
+	if g.once {
+		rounds = 1
+	}
+	for i := range rounds {
 		for _, s := range subjects {
+			notes, err := s.once(ctx)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			took, err := s.once(ctx)
-			series[s.name].add(took, err)
+			all.add(s, notes, err)
 		}
-		fmt.Fprintf(os.Stderr, "\rround %d of %d", i+1, o.n)
-	}
-	fmt.Fprintln(os.Stderr)
-	if o.json {
-		return json.NewEncoder(os.Stdout).Encode(series)
-	}
-	report(os.Stdout, subjects, series)
-	return check(os.Stdout, series)
-}
-
-func report(w io.Writer, subjects []subject, series map[string]*samples) {
-	fmt.Fprintf(w, "%s/%s, %d CPUs, %s\n", runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))
-	fmt.Fprintf(w, "%-12s %8s %8s %8s %9s  %s\n", "subject", "p50 ms", "p95 ms", "p99 ms", "success", "what")
-	for _, s := range subjects {
-		v := series[s.name]
-		fmt.Fprintf(w, "%-12s %8.0f %8.0f %8.0f %8.0f%%  %s\n", s.name, v.quantile(.5), v.quantile(.95), v.quantile(.99), v.success()*100, s.what)
-	}
-}
-
-// check holds the series against the budgets.
-func check(w io.Writer, series map[string]*samples) error {
-	exceeded := 0
-	for _, b := range budgets {
-		got := b.value(series)
-		verdict := "ok"
-		if !(got <= b.most) {
-			verdict = "EXCEEDED"
-			exceeded++
-		}
-		fmt.Fprintf(w, "budget %-28s %8.2f of %8.2f %-2s  %s\n", b.id, got, b.most, b.unit, verdict)
-	}
-	if exceeded > 0 {
-		return fmt.Errorf("%d of %d budgets exceeded", exceeded, len(budgets))
+		fmt.Fprintf(os.Stderr, "\r%s: round %d of %d  ", g.name, i+1, rounds)
 	}
 	return nil
-}
-
-// stateOf returns the state directory, which must have been prepared.
-func stateOf(o options) (string, error) {
-	if o.state == "" {
-		return "", fmt.Errorf("no -state: name a directory with an image and a kernel (make bench does)")
-	}
-	return filepath.Abs(o.state)
 }

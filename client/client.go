@@ -1,5 +1,6 @@
 // Package client talks to a Dayfly server: it makes workspaces, runs processes
-// in them, and manages the images and kernels they are made from.
+// in them, pauses and copies them, and manages the snapshots, images and kernels
+// they are made from.
 //
 //	c, err := client.New(client.Options{Address: "unix:///run/dayfly.sock"})
 //	ws, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base"})
@@ -10,7 +11,8 @@
 // What a server refuses comes back as a *dayfly.Error with its kind, message and
 // stage; so does a server that cannot be reached, as Unavailable. All methods
 // may be called at the same time. Cancelling the context of a call cancels the
-// work it asked for.
+// work it asked for, but for what must not end half-way: Stop, Pause, Rollback
+// and Delete.
 package client
 
 import (
@@ -37,9 +39,11 @@ type Options struct {
 // Client is a connection to one server. Make it with New.
 type Client struct {
 	Workspaces *Workspaces
+	Snapshots  *Snapshots
 	Images     *Images
 	Kernels    *Kernels
 	Host       *Host
+	System     *System
 
 	base string
 	http *http.Client
@@ -65,7 +69,8 @@ func New(o Options) (*Client, error) {
 	if c.rest, err = rest.NewClient(base, rest.WithHTTPClient(c.http)); err != nil {
 		return nil, dayfly.Errorf(dayfly.Invalid, "server address: %w", err)
 	}
-	c.Workspaces, c.Images, c.Kernels, c.Host = &Workspaces{c}, &Images{c}, &Kernels{c}, &Host{c}
+	c.Workspaces, c.Snapshots, c.System = &Workspaces{c}, &Snapshots{c}, &System{c}
+	c.Images, c.Kernels, c.Host = &Images{c}, &Kernels{c}, &Host{c}
 	return c, nil
 }
 

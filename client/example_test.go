@@ -60,3 +60,22 @@ func ExampleImages_Pull() {
 		log.Fatal(err)
 	}
 }
+
+func ExampleWorkspaces_Fork() {
+	ctx := context.Background()
+	c, err := client.New(client.Options{Address: "unix:///var/lib/dayfly/dayfly.sock"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ws, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	copies, err := c.Workspaces.Fork(ctx, ws.ID, 3) // all three, or none
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, one := range copies {
+		fmt.Println(one.ID, "is a copy of", one.Parent)
+	}
+}

@@ -32,8 +32,12 @@ const (
 
 // Options are what Create needs besides the disk itself. The zero value works.
 type Options struct {
-	Seeds string       // directory that caches seeds, made when missing; "": a seed is made anew for every disk
-	Log   *slog.Logger // of seeds made, and of a cache that does not work; nil: nowhere
+	Seeds string // directory that caches seeds, made when missing; "": a seed is made anew for every disk
+	// Content is what the disk holds; its size must be the disk's. Default: an
+	// empty file system.
+	Content *Content
+
+	Log *slog.Logger // of seeds made, and of a cache that does not work; nil: nowhere
 }
 
 func (o Options) log() *slog.Logger {
@@ -56,7 +60,7 @@ func Create(ctx context.Context, path string, size int64, key *keyring.Key, o Op
 	if key == nil || *key == (keyring.Key{}) {
 		return dayfly.Errorf(dayfly.Internal, "disk without a key: make one with the keyring first")
 	}
-	s, err := o.seed(ctx, size)
+	s, err := o.content(ctx, size)
 	if err != nil {
 		return err
 	}
@@ -72,6 +76,16 @@ func Create(ctx context.Context, path string, size int64, key *keyring.Key, o Op
 		return createError(errors.Join(err, os.Remove(path)))
 	}
 	return nil
+}
+
+func (o Options) content(ctx context.Context, size int64) (*seed, error) {
+	if o.Content == nil {
+		return o.seed(ctx, size)
+	}
+	if o.Content.seed.size != size {
+		return nil, dayfly.Errorf(dayfly.Internal, "the content is of a disk of %d bytes, not %d", o.Content.seed.size, size)
+	}
+	return o.Content.seed, nil
 }
 
 func createError(err error) error {

@@ -13,12 +13,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -27,15 +27,8 @@ import (
 	"github.com/dayfly/dayfly/guest/wire"
 )
 
-// maxStale bounds what is discarded ahead of a hello: the end of a session that
-// was left, at most what the channel can hold.
-const maxStale = 1 << 20
-
 // maxReply bounds the body of a reply to a host-only call.
 const maxReply = 64 << 10
-
-// ErrHello means that what came over the channel was no agent's hello.
-var ErrHello = errors.New("no hello from the guest")
 
 // Refusal is an agent's honest answer that it could not do what it was asked.
 type Refusal struct {
@@ -52,12 +45,12 @@ type Session struct {
 	http *http.Client
 }
 
-// Open waits on conn for the agent's hello and starts a session. It takes over
-// conn, also on error. ctx bounds the wait, not the session.
+// Open hails the agent on conn until it answers and starts a session. It takes
+// over conn, also on error. ctx bounds the wait, not the session.
 func Open(ctx context.Context, conn net.Conn) (*Session, wire.Hello, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	r := bufio.NewReaderSize(conn, wire.MaxHello)
-	hello, err := readHello(r)
+	hello, err := meet(conn, r)
 	if !stop() || err != nil {
 		conn.Close()
 		return nil, hello, errors.Join(context.Cause(ctx), err)
@@ -82,36 +75,6 @@ func Open(ctx context.Context, conn net.Conn) (*Session, wire.Hello, error) {
 	return s, hello, nil
 }
 
-// readHello discards lines until one is a hello.
-func readHello(r *bufio.Reader) (wire.Hello, error) {
-	for read := 0; read < maxStale; {
-		line, err := r.ReadSlice('\n')
-		read += len(line)
-		if errors.Is(err, bufio.ErrBufferFull) {
-			continue
-		}
-		if err != nil {
-			return wire.Hello{}, fmt.Errorf("%w: %w", ErrHello, err)
-		}
-		if h, ok := parseHello(line); ok {
-			if h.Dayfly != wire.ProtocolVersion {
-				return h, dayfly.Errorf(dayfly.Unavailable, "the guest's agent speaks protocol %d and this host %d: rebuild the initramfs with the agent of this release", h.Dayfly, wire.ProtocolVersion)
-			}
-			return h, nil
-		}
-	}
-	return wire.Hello{}, fmt.Errorf("%w: %d bytes of something else", ErrHello, maxStale)
-}
-
-func parseHello(line []byte) (wire.Hello, bool) {
-	var h wire.Hello
-	if !bytes.HasPrefix(line, []byte("{")) {
-		return h, false
-	}
-	err := json.Unmarshal(line, &h)
-	return h, err == nil && h.Dayfly > 0
-}
-
 // buffered is a connection some of whose input was read ahead.
 type buffered struct {
 	net.Conn
@@ -121,29 +84,56 @@ type buffered struct {
 func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
 
 // Dial opens a stream to a port inside the guest. A port nobody listens on is
-// an Unavailable error.
+// an Unavailable error. The agent's own is always there, and its answer is read
+// with the first bytes that it sends: one round trip less.
 func (s *Session) Dial(ctx context.Context, port uint16) (net.Conn, error) {
 	st, err := s.mux.OpenStream()
 	if err != nil {
 		return nil, fmt.Errorf("guest: dial port %d: %w", port, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = st.SetDeadline(time.Unix(1, 0)) })
-	err = preamble(st, port)
+	err = ask(st, port)
+	if err == nil && port != wire.AgentPort {
+		err = answer(st, port)
+	}
 	if !stop() || err != nil {
 		st.Close()
 		return nil, errors.Join(context.Cause(ctx), err)
 	}
+	if port == wire.AgentPort {
+		return &asked{Conn: st}, nil
+	}
 	return st, nil
 }
 
-func preamble(c net.Conn, port uint16) error {
+// asked is a stream to the agent whose answer to the preamble is still to come.
+type asked struct {
+	net.Conn
+	once sync.Once
+	err  error
+}
+
+func (a *asked) Read(p []byte) (int, error) {
+	a.once.Do(func() { a.err = answer(a.Conn, wire.AgentPort) })
+	if a.err != nil {
+		return 0, a.err
+	}
+	return a.Conn.Read(p)
+}
+
+func ask(c net.Conn, port uint16) error {
 	var b [4]byte
 	binary.BigEndian.PutUint16(b[:2], wire.ProtocolVersion)
 	binary.BigEndian.PutUint16(b[2:], port)
 	if _, err := c.Write(b[:]); err != nil {
 		return fmt.Errorf("guest: dial port %d: %w", port, err)
 	}
-	if _, err := io.ReadFull(c, b[:1]); err != nil {
+	return nil
+}
+
+func answer(c net.Conn, port uint16) error {
+	var b [1]byte
+	if _, err := io.ReadFull(c, b[:]); err != nil {
 		return fmt.Errorf("guest: dial port %d: %w", port, err)
 	}
 	switch b[0] {
@@ -156,23 +146,19 @@ func preamble(c net.Conn, port uint16) error {
 	}
 }
 
-// Init makes the empty VM a workspace. The key in in is cleared.
+// Init makes the empty VM a workspace. The error is an *Unconfirmed where the
+// agent did less than it was asked. The key in in is cleared.
 func (s *Session) Init(ctx context.Context, in wire.Init) (wire.InitReply, error) {
 	var reply wire.InitReply
-	body, err := json.Marshal(in)
+	err := s.call(ctx, wire.InitPath, in, &reply)
 	if in.Root != nil {
 		clear(in.Root.DiskKey)
 	}
+	if err == nil {
+		err = checkInit(&in, &reply)
+	}
 	if err != nil {
 		return reply, fmt.Errorf("guest: init: %w", err)
-	}
-	defer clear(body)
-	answer, err := s.post(ctx, wire.InitPath, body)
-	if err != nil {
-		return reply, fmt.Errorf("guest: init: %w", err)
-	}
-	if err := json.Unmarshal(answer, &reply); err != nil {
-		return reply, fmt.Errorf("guest: init: reply: %w", err)
 	}
 	return reply, nil
 }

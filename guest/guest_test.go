@@ -1,6 +1,8 @@
 package guest_test
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var hello = wire.Hello{Dayfly: wire.ProtocolVersion, Agent: "test", Boot: "b"}
+var hello = wire.Hello{Dayfly: wire.ProtocolVersion, Agent: "test"}
 
 // newSession joins a host's session to a guest's that serves handler. stale is
 // what lies in the channel ahead of the hello.
@@ -32,12 +34,13 @@ func newSession(t *testing.T, handler http.Handler, stale string) *guest.Session
 	served := make(chan error, 1)
 	go func() {
 		_, _ = io.WriteString(inside, stale)
-		served <- sessions.Serve(inside, hello)
+		served <- sessions.Serve(inside, func() wire.Hello { return hello })
 	}()
 	s, got, err := guest.Open(t.Context(), host)
 	if err != nil {
 		t.Fatal(err)
 	}
+	got.Nonce = ""
 	if got != hello {
 		t.Errorf("hello is %+v, want %+v", got, hello)
 	}
@@ -97,10 +100,10 @@ func TestInitClearsTheKey(t *testing.T) {
 	s := newSession(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		got = r.Method + " " + r.URL.Path + " " + string(b)
-		_, _ = io.WriteString(w, `{"kernel":"k"}`)
+		_, _ = io.WriteString(w, `{"kernel":"k","confirmed":[{"name":"hostname","value":"w1"},{"name":"machine-id","value":"0"}]}`)
 	}), "")
 	key := []byte("0123456789")
-	reply, err := s.Init(t.Context(), wire.Init{Root: &wire.Root{DiskKey: key}})
+	reply, err := s.Init(t.Context(), wire.Init{ID: "w1", Root: &wire.Root{DiskKey: key}})
 	if err != nil || reply.Kernel != "k" {
 		t.Fatalf("Init = %+v, %v", reply, err)
 	}
@@ -139,6 +142,7 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 func TestOtherProtocolIsRefusedWithTheRemedy(t *testing.T) {
 	host, inside := net.Pipe()
 	defer inside.Close()
+	go func() { _, _ = io.Copy(io.Discard, inside) }()
 	go func() { _, _ = fmt.Fprintf(inside, "{\"dayfly\":%d}\n", wire.ProtocolVersion+1) }()
 	_, _, err := guest.Open(t.Context(), host)
 	if dayfly.KindOf(err) != dayfly.Unavailable || !strings.Contains(err.Error(), "initramfs") {
@@ -149,14 +153,26 @@ func TestOtherProtocolIsRefusedWithTheRemedy(t *testing.T) {
 // FuzzGuest lets a guest say anything: the host must neither panic nor wait for
 // longer than it was told.
 func FuzzGuest(f *testing.F) {
-	f.Add([]byte("{\"dayfly\":1}\n"))
-	f.Add([]byte("\n{\"dayfly\":1,\"uptime_ms\":1}\n\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00"))
-	f.Add([]byte("{\"dayfly\":1}\n\x00\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00\x01\x00HTTP/1.1 200 OK\r\n\r\n{}"))
+	f.Add([]byte("{\"dayfly\":2}\n"))
+	f.Add([]byte("\n{\"dayfly\":2,\"uptime_ms\":1,\"nonce\":\"NONCE\"}\ndayfly-ready NONCE\n\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00"))
+	f.Add([]byte("{\"dayfly\":2,\"nonce\":\"NONCE\"}\ndayfly-ready NONCE\n\x00\x00\x00\x02\x00\x00\x00\x01\x00\x00\x00\x01\x00HTTP/1.1 200 OK\r\n\r\n{}"))
 	f.Fuzz(func(t *testing.T, said []byte) {
 		host, inside := net.Pipe()
 		go func() {
+			defer inside.Close()
+			in := bufio.NewReader(inside)
+			for { // a guest that knows what it was asked gets further
+				line, err := in.ReadSlice('\n')
+				if err != nil {
+					return
+				}
+				if nonce, ok := wire.CutWord(line, wire.Hail); ok {
+					said = bytes.ReplaceAll(said, []byte("NONCE"), []byte(nonce))
+					break
+				}
+			}
+			go func() { _, _ = io.Copy(io.Discard, in) }()
 			_, _ = inside.Write(said)
-			_ = inside.Close()
 		}()
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()

@@ -15,16 +15,14 @@ import (
 // What a kernel has built in is left out by itself. The order is the order of
 // loading: devices first, so that they settle while the rest is loaded.
 var wanted = []string{
-	"virtio_mmio",                // finds the devices
-	"virtio_blk",                 // root and disk
-	"virtio_console",             // the channel to the agent
-	"virtio_rng",                 // entropy
-	"ext4",                       // both file systems
-	"overlay",                    // one on top of the other
-	"dm_crypt",                   // the disk's encryption,
-	"xts",                        // its mode
-	"aesni_intel",                // and the instructions for it
-	"vmw_vsock_virtio_transport", // the channel on Firecracker
+	"virtio_mmio",    // finds the devices
+	"virtio_blk",     // root and disk
+	"virtio_console", // the channel to the agent
+	"ext4",           // both file systems
+	"overlay",        // one on top of the other
+	"dm_crypt",       // the disk's encryption,
+	"xts",            // its mode
+	"aesni_intel",    // and the instructions for it
 }
 
 const (

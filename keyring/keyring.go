@@ -56,6 +56,13 @@ func (r *Ring) Create(ctx context.Context, path, keyContext string) (*Key, error
 	return key, nil
 }
 
+// Adopt writes a key that another file holds already to path as well, wrapped
+// for a context of its own, as for the fork of a workspace. It promises what
+// Create does. The key stays the caller's to clear.
+func (r *Ring) Adopt(ctx context.Context, path, keyContext string, key *Key) error {
+	return r.write(ctx, path, keyContext, key)
+}
+
 func (r *Ring) write(ctx context.Context, path, keyContext string, key *Key) error {
 	wrapped, err := r.wrapper.Wrap(ctx, key[:], keyContext)
 	if err != nil {

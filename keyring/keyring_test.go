@@ -91,6 +91,40 @@ func TestKeyIsOnDiskOnlyWrapped(t *testing.T) {
 	}
 }
 
+func TestAdoptedKeyHasALifeOfItsOwn(t *testing.T) {
+	t.Parallel()
+	const fork = "wtsrqponmlkjihgfedcba"
+	dir := t.TempDir()
+	r := open(t, dir)
+	path, adopted := filepath.Join(dir, "disk.key"), filepath.Join(dir, "fork.key")
+	key := create(t, r, path)
+	if err := r.Adopt(t.Context(), adopted, fork, key); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Adopt(t.Context(), adopted, fork, new(keyring.Key)); dayfly.KindOf(err) != dayfly.Conflict {
+		t.Fatalf("Adopt over a key = %v, want a conflict", err)
+	}
+	if _, err := r.Load(t.Context(), adopted, workspace); !errors.Is(err, keyring.ErrCorrupted) {
+		t.Fatalf("Load with the first context = %v, want %v", err, keyring.ErrCorrupted)
+	}
+	if err := r.Forget(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := open(t, dir).Load(t.Context(), adopted, fork)
+	if err != nil || *got != *key {
+		t.Fatalf("the adopted key came back changed, or not: %v", err)
+	}
+	if st, err := os.Stat(adopted); err != nil || st.Mode().Perm() != 0o600 {
+		t.Fatalf("mode of the adopted key: %v, %v", st.Mode(), err)
+	}
+	if err := keyring.New(failing{}).Adopt(t.Context(), path, fork, key); dayfly.KindOf(err) != dayfly.Unavailable {
+		t.Fatalf("Adopt = %v", err)
+	}
+	if left := names(t, dir); len(left) != 2 { // the master key and the adopted one
+		t.Fatalf("left behind: %v", left)
+	}
+}
+
 func TestNoTwoKeysAreEqual(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -112,13 +112,13 @@ func firstLine(err error) string {
 
 // proveKVM boots the kernel to its agent's hello on KVM.
 func (n *Node) proveKVM(ctx context.Context, boot kernel.Boot) (err error) {
-	dir, err := os.MkdirTemp(n.Dir, "kvm-")
+	home, err := n.newScratch()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, home.remove()) }()
 	m, err := n.Driver.Launch(ctx, vmm.Config{
-		ID: "kvm-proof", Dir: dir, Accel: dayfly.KVM, CPUs: 1, MemoryMiB: dayfly.DefaultMemoryMiB,
+		ID: string(home.id), Dir: home.dir, Accel: dayfly.KVM, CPUs: 1, MemoryMiB: dayfly.DefaultMemoryMiB,
 		Kernel: boot.Vmlinux, Initramfs: boot.Initramfs, Cmdline: boot.Cmdline,
 	})
 	if err != nil {

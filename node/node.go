@@ -33,6 +33,7 @@ import (
 	"github.com/dayfly/dayfly/image"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
+	"github.com/dayfly/dayfly/template"
 	"github.com/dayfly/dayfly/vmm"
 )
 
@@ -44,6 +45,9 @@ type Config struct {
 	Keys    Keys
 	Driver  vmm.Driver
 	Log     *slog.Logger
+
+	// Standby machines are held ready for starts. Default: none.
+	Standby Standby
 
 	// BootDeadline is how long a guest's agent gets to answer; default 90 s,
 	// which allows for software emulation on a busy host.
@@ -68,6 +72,7 @@ type Kernels interface {
 type Keys interface {
 	Create(ctx context.Context, path, context string) (*keyring.Key, error)
 	Load(ctx context.Context, path, context string) (*keyring.Key, error)
+	Adopt(ctx context.Context, path, context string, key *keyring.Key) error
 	Forget(path string) error
 }
 
@@ -75,7 +80,9 @@ type Keys interface {
 // called at the same time.
 type Node struct {
 	Config
-	kvm *verdict
+	kvm       *verdict
+	templates *template.Store
+	standby   *pool
 
 	mu     sync.Mutex
 	own    map[dayfly.ID]*workspace
@@ -84,7 +91,7 @@ type Node struct {
 
 // Open sweeps what dead owners left under c.Dir and returns a node.
 func Open(ctx context.Context, c Config) (*Node, error) {
-	for _, d := range []string{"workspaces", "locks", "seeds"} {
+	for _, d := range []string{"workspaces", "locks", "seeds", "snapshots"} {
 		if err := os.MkdirAll(filepath.Join(c.Dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("node: %w", err)
 		}
@@ -94,9 +101,15 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 	}
 	n := &Node{Config: c, own: map[dayfly.ID]*workspace{}}
 	n.kvm = &verdict{path: filepath.Join(c.Dir, "kvm.json"), log: c.Log, prove: n.proveKVM}
-	if err := n.sweep(ctx); err != nil {
+	templates, err := template.Open(filepath.Join(c.Dir, "templates"), template.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	n.templates = templates
+	if err := errors.Join(n.sweep(ctx), n.sweepSnapshots()); err != nil {
 		return nil, fmt.Errorf("node: sweep: %w", err)
 	}
+	n.standby = newPool(n, c.Standby)
 	return n, nil
 }
 
@@ -108,22 +121,37 @@ func (n *Node) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, 
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
-	w, err := n.add(dayfly.NewID(), spec)
-	if err != nil {
+	if spec.Snapshot != "" {
+		return n.fromSnapshot(ctx, clock, spec)
+	}
+	n.standby.begin()
+	defer n.standby.end()
+	ws := dayfly.Workspace{ID: dayfly.NewID(), Name: spec.Name, State: dayfly.Creating, Spec: spec, CreatedAt: now()}
+	var w *workspace
+	if spare := n.standby.take(spec); spare != nil {
+		ws.ID = spare.home.id
+		w = newWorkspace(n, spare.home.lock, ws)
+		w.spare = spare
+		if err := n.adopt(w); err != nil {
+			return dayfly.Workspace{}, errors.Join(err, spare.close())
+		}
+	} else if w, err = n.add(ws); err != nil {
 		return dayfly.Workspace{}, err
 	}
-	return w.ask(ctx, request{verb: verbStart, clock: clock})
+	ws, err = w.first(ctx, request{verb: verbStart, clock: clock})
+	if err == nil {
+		n.standby.started(ws)
+	}
+	return ws, err
 }
 
 // add makes the owner of a new workspace.
-func (n *Node) add(id dayfly.ID, spec dayfly.Spec) (*workspace, error) {
-	lock, err := lockWorkspace(n.Dir, id)
+func (n *Node) add(ws dayfly.Workspace) (*workspace, error) {
+	lock, err := lockWorkspace(n.Dir, ws.ID)
 	if err != nil {
 		return nil, err
 	}
-	w := newWorkspace(n, lock, dayfly.Workspace{
-		ID: id, Name: spec.Name, State: dayfly.Creating, Spec: spec, CreatedAt: now(),
-	})
+	w := newWorkspace(n, lock, ws)
 	if err := n.adopt(w); err != nil {
 		lock.release()
 		return nil, err
@@ -280,11 +308,11 @@ func (n *Node) Close() error {
 		own = append(own, w)
 	}
 	n.mu.Unlock()
-	errs := make([]error, len(own))
+	errs := make([]error, len(own), len(own)+1)
 	var wg sync.WaitGroup
 	for i, w := range own {
 		wg.Go(func() { errs[i] = w.close() })
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, n.standby.close())...)
 }

@@ -1,11 +1,10 @@
 package node
 
 import (
+	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -15,162 +14,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/dayfly/dayfly"
-	"github.com/dayfly/dayfly/guest/boot"
 	"github.com/dayfly/dayfly/guest/wire"
-	"github.com/dayfly/dayfly/image"
-	"github.com/dayfly/dayfly/kernel"
-	"github.com/dayfly/dayfly/keyring"
-	"github.com/dayfly/dayfly/vmm"
 	"github.com/dayfly/dayfly/vmm/fake"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-var errBoom = errors.New("boom")
-
-// world is a node's surroundings: everything but the machine and the images is
-// real, and each part can be made to fail.
-type world struct {
-	dir    string
-	boom   string // the row that fails
-	init   func(wire.Init) (wire.InitReply, int)
-	silent bool // the agent never says hello
-	driver *fake.Driver
-}
-
-func newWorld(t *testing.T) *world {
-	t.Helper()
-	w := &world{dir: t.TempDir()}
-	w.init = func(wire.Init) (wire.InitReply, int) { return wire.InitReply{Kernel: "6.0-fake"}, http.StatusOK }
-	w.driver = fake.New(w.guest, func(vmm.Config) error { return w.fails("vmm") })
-	if err := os.WriteFile(filepath.Join(w.dir, "rootfs"), []byte("root"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return w
-}
-
-func (w *world) fails(row string) error {
-	if w.boom == row {
-		return errBoom
-	}
-	return nil
-}
-
-// guest is an agent in a fake machine.
-func (w *world) guest(ctx context.Context, in fake.Inside) error {
-	if w.silent {
-		<-ctx.Done()
-		return nil
-	}
-	if w.boom == "boot" {
-		return errBoom
-	}
-	off := make(chan struct{}, 1)
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+wire.InitPath, func(rw http.ResponseWriter, r *http.Request) {
-		var msg wire.Init
-		_ = json.NewDecoder(r.Body).Decode(&msg)
-		reply, status := w.init(msg)
-		if w.boom == "init" {
-			status = http.StatusInternalServerError
-		}
-		rw.WriteHeader(status)
-		_ = json.NewEncoder(rw).Encode(reply)
-	})
-	mux.HandleFunc("POST "+wire.PoweroffPath, func(http.ResponseWriter, *http.Request) { off <- struct{}{} })
-	sessions := boot.NewSessions(mux)
-	defer sessions.Close()
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		for {
-			conn, err := in.Port.Accept()
-			if err != nil {
-				return
-			}
-			_ = sessions.Serve(conn, wire.Hello{Dayfly: wire.ProtocolVersion})
-		}
-	}()
-	select {
-	case <-off:
-		return nil
-	case <-ctx.Done():
-		<-served
-		return nil
-	}
-}
-
-func (w *world) Lease(_ context.Context, name string) (*image.Lease, error) {
-	if name == "missing" {
-		return nil, dayfly.Errorf(dayfly.NotFound, "there is no image missing")
-	}
-	return &image.Lease{Image: dayfly.Image{Name: name, Digest: "sha256:0"}, Path: filepath.Join(w.dir, "rootfs")}, w.fails("image")
-}
-
-func (w *world) Boot(context.Context, string) (kernel.Boot, error) {
-	return kernel.Boot{Kernel: dayfly.Kernel{ID: "k"}, Vmlinux: filepath.Join(w.dir, "rootfs"), Initramfs: filepath.Join(w.dir, "rootfs")}, w.fails("kernel")
-}
-
-// keys is a ring whose Create can fail.
-type keys struct {
-	*keyring.Ring
-	w *world
-}
-
-func (k keys) Create(ctx context.Context, path, name string) (*keyring.Key, error) {
-	if err := k.w.fails("disk"); err != nil {
-		return nil, err
-	}
-	return k.Ring.Create(ctx, path, name)
-}
-
-func (w *world) open(t *testing.T) *Node {
-	t.Helper()
-	ring, err := keyring.Open(w.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := Open(t.Context(), Config{Dir: w.dir, Images: w, Kernels: w, Keys: keys{ring, w}, Driver: w.driver, Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-// node is open with a Close at the end that must leave nothing.
-func (w *world) node(t *testing.T) *Node {
-	t.Helper()
-	n := w.open(t)
-	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-	})
-	return n
-}
-
-var spec = dayfly.Spec{Image: "base", DiskMiB: 64, Accel: dayfly.TCG, Env: map[string]string{"A": "b"}}
-
-// left lists what is below the directories of workspaces and locks.
-func (w *world) left(t *testing.T) []string {
-	t.Helper()
-	var all []string
-	for _, sub := range []string{"workspaces", "locks"} {
-		ents, err := os.ReadDir(filepath.Join(w.dir, sub))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range ents {
-			all = append(all, sub+"/"+e.Name())
-		}
-	}
-	return all
-}
-
 func TestStartRunsEveryRowAndTimesIt(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	var got wire.Init
 	w.init = func(in wire.Init) (wire.InitReply, int) {
@@ -185,11 +35,11 @@ func TestStartRunsEveryRowAndTimesIt(t *testing.T) {
 	for _, s := range ws.Timeline {
 		names = append(names, s.Within+"/"+s.Name)
 	}
-	want := []string{"/home", "/image", "/kernel", "/disk", "/vmm", "/boot", "/init", "init/crypt[31m"}
+	want := []string{"/home", "/image", "/kernel", "/template", "/disk", "/vmm", "/boot", "/init", "init/crypt[31m"}
 	if !slices.Equal(names, want) {
 		t.Errorf("stages are %q, want %q", names, want)
 	}
-	if ws.State != dayfly.Running || ws.StartKind != dayfly.Cold || ws.Accel != dayfly.TCG || ws.Kernel != "k" {
+	if ws.State != dayfly.Running || ws.StartKind != dayfly.Restore || ws.Accel != dayfly.TCG || ws.Kernel != "k" {
 		t.Errorf("workspace is %+v", ws)
 	}
 	if got.ID != string(ws.ID) || got.EnvVars["A"] != "b" || len(got.Entropy) != entropyLen || len(got.Root.DiskKey) != 64 || got.Timestamp == "" {
@@ -197,31 +47,8 @@ func TestStartRunsEveryRowAndTimesIt(t *testing.T) {
 	}
 }
 
-func TestStartLeavesNothingBehind(t *testing.T) {
-	for _, row := range startup {
-		if row.name == "home" {
-			continue // its failure is TestStartWithoutAHome
-		}
-		t.Run(row.name, func(t *testing.T) {
-			w := newWorld(t)
-			n := w.node(t)
-			w.boom = row.name
-			_, err := n.Create(t.Context(), spec)
-			var e *dayfly.Error
-			if !errors.As(err, &e) || e.Stage != row.name {
-				t.Fatalf("Create = %v, want an error of stage %s", err, row.name)
-			}
-			if left := w.left(t); len(left) > 0 {
-				t.Errorf("left behind: %q", left)
-			}
-			if list, err := n.List(t.Context()); err != nil || len(list) > 0 {
-				t.Errorf("List = %v, %v", list, err)
-			}
-		})
-	}
-}
-
 func TestCancelledStartLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.silent = true
 	n := w.node(t)
@@ -241,6 +68,7 @@ func TestCancelledStartLeavesNothingBehind(t *testing.T) {
 }
 
 func TestDeleteInterruptsAStart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.silent = true
 	n := w.node(t)
@@ -265,6 +93,7 @@ func TestDeleteInterruptsAStart(t *testing.T) {
 }
 
 func TestUnknownImageKeepsItsKindAndGetsAStage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := spec
 	s.Image = "missing"
@@ -276,8 +105,9 @@ func TestUnknownImageKeepsItsKindAndGetsAStage(t *testing.T) {
 }
 
 func TestPanicIsReportedWithTheConsole(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	w.boom = "boot"
+	w.breaks("boot", -1)
 	_, err := w.node(t).Create(t.Context(), spec)
 	if err == nil || !strings.Contains(err.Error(), "panicked") || !strings.Contains(err.Error(), "Kernel panic - not syncing: boom") {
 		t.Fatalf("Create = %v", err)
@@ -285,6 +115,7 @@ func TestPanicIsReportedWithTheConsole(t *testing.T) {
 }
 
 func TestSilentAgentIsReportedAtItsDeadline(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.driver = fake.New(func(ctx context.Context, in fake.Inside) error {
 		_, _ = io.WriteString(in.Console, "last words\x1b[2J of the guest\n")
@@ -304,18 +135,14 @@ func TestSilentAgentIsReportedAtItsDeadline(t *testing.T) {
 }
 
 func TestMachineThatDiesFailsItsWorkspace(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	n := w.node(t)
 	ws, err := n.Create(t.Context(), spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.mu.Lock()
-	own := n.own[ws.ID]
-	n.mu.Unlock()
-	if err := fake.Crash(own.parts.machine); err != nil {
-		t.Fatal(err)
-	}
+	w.crash(t)
 	for ws.State == dayfly.Running {
 		if ws, err = n.Get(t.Context(), ws.ID); err != nil {
 			t.Fatal(err)
@@ -334,6 +161,7 @@ func TestMachineThatDiesFailsItsWorkspace(t *testing.T) {
 }
 
 func TestStoppedWorkspaceOutlivesItsServer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	n := w.open(t)
 	ws, err := n.Create(t.Context(), spec)
@@ -372,6 +200,7 @@ func TestStoppedWorkspaceOutlivesItsServer(t *testing.T) {
 }
 
 func TestSweepTakesWhatTheDeadLeftAndNothingElse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	alive := w.node(t)
 	mine, err := alive.Create(t.Context(), spec)
@@ -431,11 +260,23 @@ func TestSweepTakesWhatTheDeadLeftAndNothingElse(t *testing.T) {
 }
 
 func TestHostileAgentIsAnErrorNotAHang(t *testing.T) {
+	t.Parallel()
 	for name, say := range map[string]func(net.Conn){
-		"garbage":        func(c net.Conn) { _, _ = io.WriteString(c, strings.Repeat("garbage\n", 1<<20)) },
-		"no line end":    func(c net.Conn) { _, _ = io.WriteString(c, strings.Repeat("x", 4<<20)) },
-		"wrong version":  func(c net.Conn) { _, _ = io.WriteString(c, `{"dayfly":99}`+"\n") },
-		"hello and junk": func(c net.Conn) { _, _ = io.WriteString(c, `{"dayfly":1}`+"\n"+strings.Repeat("\xff", 1<<16)) },
+		"garbage":       func(c net.Conn) { _, _ = io.WriteString(c, strings.Repeat("garbage\n", 1<<20)) },
+		"no line end":   func(c net.Conn) { _, _ = io.WriteString(c, strings.Repeat("x", 4<<20)) },
+		"wrong version": func(c net.Conn) { _, _ = io.WriteString(c, `{"dayfly":99}`+"\n") },
+		"hello and junk": func(c net.Conn) {
+			for in := bufio.NewReader(c); ; {
+				line, err := in.ReadSlice('\n')
+				if err != nil {
+					return
+				}
+				if nonce, ok := wire.CutWord(line, wire.Hail); ok {
+					_, _ = io.WriteString(c, `{"dayfly":2,"nonce":"`+nonce+"\"}\n"+wire.Ready+nonce+"\n"+strings.Repeat("\xff", 1<<16))
+					return
+				}
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -463,30 +304,31 @@ func FuzzRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { _, _ = parseRecord(b) })
 }
 
-// TestStartupIsDocumented: every row has a line in the table of docs/startup.md,
+// TestStepsAreDocumented: every row of every table has a line in docs/startup.md,
 // in the same order.
-func TestStartupIsDocumented(t *testing.T) {
+func TestStepsAreDocumented(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile("../docs/startup.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var documented, rows []string
+	var documented string
 	for line := range strings.Lines(string(b)) {
 		if name, ok := strings.CutPrefix(line, "| `"); ok {
 			name, _, _ = strings.Cut(name, "`")
-			documented = append(documented, name)
+			documented += name + "\n"
 		}
 	}
-	for _, r := range startup {
-		rows = append(rows, r.name)
-	}
-	if !slices.Equal(documented, rows) {
-		t.Errorf("docs/startup.md has %q, the table %q", documented, rows)
+	for table, rows := range tables() {
+		if !strings.Contains("\n"+documented, "\n"+strings.Join(rows, "\n")+"\n") {
+			t.Errorf("docs/startup.md has %q, but not %s, which is %q", strings.Fields(documented), table, rows)
+		}
 	}
 }
 
 // TestOldRecordsLoad: a workspace kept by an earlier release is still one.
 func TestOldRecordsLoad(t *testing.T) {
+	t.Parallel()
 	samples, err := filepath.Glob("testdata/record/v*.json")
 	if err != nil || len(samples) == 0 {
 		t.Fatalf("%d samples, %v", len(samples), err)

@@ -15,19 +15,24 @@ import (
 	"github.com/dayfly/dayfly/guest/wire"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
+	"github.com/dayfly/dayfly/template"
 	"github.com/dayfly/dayfly/undo"
 	"github.com/dayfly/dayfly/vmm"
 )
 
-// startup is the product in one table. Each row is a stage of the timeline, a
-// failure in the tests and a heading in docs/startup.md.
-var startup = []struct {
+// row is a stage of a start.
+type row struct {
 	name string
 	do   func(*start, context.Context) error
-}{
+}
+
+// startup is the product in one table. Each row is a stage of the timeline, a
+// failure in the tests and a heading in docs/startup.md.
+var startup = []row{
 	{"home", (*start).home},
 	{"image", (*start).image},
 	{"kernel", (*start).kernel},
+	{"template", (*start).template},
 	{"disk", (*start).disk},
 	{"vmm", (*start).machine},
 	{"boot", (*start).hello},
@@ -38,13 +43,20 @@ var startup = []struct {
 type start struct {
 	w     *workspace
 	ws    *dayfly.Workspace // what the record will say
+	was   dayfly.Workspace  // what it says now
 	fresh bool              // the disk is to be made, rather than found
 	back  undo.Stack
 	clock clock
 
-	boot  kernel.Boot
-	key   *keyring.Key
-	parts parts
+	boot   kernel.Boot
+	key    *keyring.Key
+	origin *origin                     // what the workspace is a copy of, or nil
+	spare  *spare                      // a standby machine to claim, or nil
+	base   *template.Template          // what the machine begins as; nil: it boots
+	disks  *disk.Content               // what the disk is to hold for that; nil: nothing
+	state  []byte                      // what the machine goes on from; nil: it boots
+	fill   func(context.Context) error // loads parts.memory; nil: it is whole
+	parts  parts
 }
 
 // Deadlines of the rows that wait for the guest. Software emulation on a busy
@@ -52,26 +64,37 @@ type start struct {
 const (
 	bootDeadline = 90 * time.Second
 	initDeadline = 60 * time.Second
+
+	restoreDeadline = 20 * time.Second // then a kernel boots instead
 )
 
-// start works through the table. On error it takes back every row, and a
-// workspace that is new is gone.
-func (w *workspace) start(ctx context.Context, c clock) (err error) {
+// start works through a table: that of a fresh machine, or that of a copy. On
+// error it takes back every row: a workspace that is new is gone, and another is
+// what it was before.
+func (w *workspace) start(ctx context.Context, c clock, from *origin) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w.cancel.Store(&cancel)
 	defer w.cancel.Store(nil)
 	ws := *w.view.Load()
-	fresh := ws.State == dayfly.Creating
-	if !fresh {
+	s := &start{w: w, was: ws, fresh: ws.State == dayfly.Creating, clock: c, origin: from, spare: w.spare}
+	w.spare = nil
+	if !s.fresh {
 		if err := ws.State.To(dayfly.Creating); err != nil {
 			return err
 		}
 	}
 	ws.Reason, ws.Timeline, ws.State = "", nil, dayfly.Creating
-	s := &start{w: w, ws: &ws, fresh: fresh, clock: c}
-	defer s.clearKey()
-	for _, row := range startup {
+	s.ws = &ws
+	if !s.fresh {
+		w.view.Store(&ws) // the record says what it was until it runs
+	}
+	defer s.forget()
+	rows := startup
+	if from != nil && !from.cold {
+		rows = revival
+	}
+	for _, row := range rows {
 		at := s.clock.ms()
 		if err = context.Cause(ctx); err == nil {
 			err = row.do(s, ctx)
@@ -86,6 +109,9 @@ func (w *workspace) start(ctx context.Context, c clock) (err error) {
 	}
 	if err := s.publish(); err != nil {
 		return s.fail(ctx, "record", err)
+	}
+	if from != nil && from.gen != nil && (from.cold || !from.quick()) {
+		w.verifyBehind(from.take())
 	}
 	return nil
 }
@@ -107,9 +133,13 @@ func (s *start) publish() error {
 	return nil
 }
 
-func (s *start) clearKey() {
+// forget clears what is secret.
+func (s *start) forget() {
 	if s.key != nil {
 		s.key.Clear()
+	}
+	if s.base == nil {
+		clear(s.state)
 	}
 }
 
@@ -130,17 +160,11 @@ func (s *start) fail(ctx context.Context, row string, err error) error {
 	if undone != nil {
 		s.w.node.Log.Error("undo of a start", "workspace", s.w.id, "stage", row, "err", undone)
 	}
-	ws := *s.ws
-	ws.Timeline = nil
-	switch {
-	case s.fresh:
+	ws := s.was
+	if s.fresh {
 		ws.State = dayfly.Deleted
-		s.w.view.Store(&ws)
-	default:
-		msg := err.Error()
-		_ = s.w.become(dayfly.Creating, nil)
-		_ = s.w.become(dayfly.Failed, func(ws *dayfly.Workspace) { ws.Reason = row + ": " + msg })
 	}
+	s.w.view.Store(&ws)
 	return staged(row, err)
 }
 
@@ -161,21 +185,25 @@ func staged(row string, err error) error {
 	}
 }
 
-// home makes the workspace's directory and first record.
+// home makes a new workspace's directory and first record.
 func (s *start) home(context.Context) error {
-	if s.fresh {
-		if err := os.Mkdir(s.w.dir, 0o700); err != nil {
-			return err
-		}
-		s.back.Push("home", func(context.Context) error { return removeHome(s.w.dir) })
+	if !s.fresh {
+		return nil
 	}
-	return writeRecord(s.w.dir, *s.ws)
+	if err := os.Mkdir(s.w.dir, 0o700); err != nil && s.spare == nil { // which has it already
+		return noSpace(err)
+	}
+	s.back.Push("home", func(context.Context) error { return removeHome(s.w.dir) })
+	if s.spare != nil {
+		s.back.Push("spare", func(context.Context) error { return s.dropSpare() })
+	}
+	return noSpace(writeRecord(s.w.dir, *s.ws))
 }
 
 // image takes a lease on the prepared root file system.
 func (s *start) image(ctx context.Context) error {
 	name := s.ws.Spec.Image
-	if !s.fresh {
+	if s.ws.Image.Digest != "" {
 		name = s.ws.Image.Digest // what the disk lies over, wherever the name points by now
 	}
 	lease, err := s.w.node.Images.Lease(ctx, name)
@@ -184,51 +212,166 @@ func (s *start) image(ctx context.Context) error {
 	}
 	s.back.Push("image", func(context.Context) error { return lease.Close() })
 	s.parts.lease = lease
-	if s.fresh {
+	if s.ws.Image.Digest == "" {
 		s.ws.Image = lease.Image
 	}
 	return nil
 }
 
 func (s *start) kernel(ctx context.Context) error {
-	boot, err := s.w.node.Kernels.Boot(ctx, "")
+	id := ""
+	if s.origin != nil && !s.origin.cold {
+		id = s.origin.made.Kernel // with which the VMM must find the same machine
+	}
+	boot, err := s.w.node.Kernels.Boot(ctx, id)
 	s.boot, s.ws.Kernel = boot, boot.Kernel.ID
 	return err
 }
 
-const (
-	diskFile = "disk"
-	keyFile  = "key"
-)
+const keyFile = "key"
 
 // disk makes the private disk and its key, or finds those of a stopped workspace.
 func (s *start) disk(ctx context.Context) (err error) {
-	keys, keyPath, diskPath := s.w.node.Keys, filepath.Join(s.w.dir, keyFile), filepath.Join(s.w.dir, diskFile)
+	if s.origin != nil {
+		return s.inherit(ctx)
+	}
 	if !s.fresh {
-		s.key, err = keys.Load(ctx, keyPath, string(s.w.id))
+		s.key, err = s.w.key(ctx)
 		return err
 	}
+	keys, keyPath, diskPath := s.w.node.Keys, filepath.Join(s.w.dir, keyFile), filepath.Join(s.w.dir, diskFile)
 	s.key, err = keys.Create(ctx, keyPath, string(s.w.id))
 	if err != nil {
 		return err
 	}
 	s.back.Push("key", func(context.Context) error { return keys.Forget(keyPath) })
 	size := int64(s.ws.Spec.DiskMiB) << 20
-	if err := disk.Create(ctx, diskPath, size, s.key, disk.Options{Seeds: filepath.Join(s.w.node.Dir, "seeds")}); err != nil {
-		return err
-	}
 	s.back.Push("disk", func(context.Context) error { return disk.Wipe(diskPath) })
-	return nil
+	return disk.Create(ctx, diskPath, size, s.key, s.w.node.diskOptions(s.disks))
 }
 
-// machine launches the VMM.
-func (s *start) machine(ctx context.Context) (err error) {
-	s.ws.Accel, err = s.w.node.accel(ctx, s.ws.Spec.Accel, s.boot)
+// diskOptions make a disk with a content, or an empty one.
+func (n *Node) diskOptions(content *disk.Content) disk.Options {
+	return disk.Options{Seeds: filepath.Join(n.Dir, "seeds"), Content: content, Log: n.Log}
+}
+
+// template finds what the machine begins as. Whatever is wrong with that is no
+// reason not to start: then a kernel boots.
+func (s *start) template(ctx context.Context) (err error) {
+	spec := s.ws.Spec
+	if s.ws.Accel, err = s.w.node.accel(ctx, spec.Accel, s.boot); err != nil {
+		return err
+	}
+	key, err := s.w.node.templateKey(ctx, s.ws.Accel, s.boot, spec.CPUs, spec.MemoryMiB)
 	if err != nil {
 		return err
 	}
-	s.ws.StartKind = dayfly.Cold
-	m, err := s.w.node.Driver.Launch(ctx, vmm.Config{
+	s.parts.made = machineOf(key)
+	s.ws.StartKind, s.ws.StartNote = dayfly.Cold, ""
+	if spec.Cold {
+		s.ws.StartNote = "a cold start was asked for"
+		return nil
+	}
+	prepared := preparedKey(key, s.ws.Image, spec.DiskMiB)
+	if s.spare != nil {
+		if id := s.spare.key.ID(); id == key.ID() || id == prepared.ID() {
+			s.ws.StartKind, s.disks = dayfly.Claim, s.spare.content
+			return nil
+		}
+		if err := s.dropSpare(); err != nil { // made for what is out of date
+			return err
+		}
+	}
+	err = s.findTemplate(ctx, key, prepared)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		s.coldBecause("there is no template: ", err)
+	default:
+		s.ws.StartKind = dayfly.Restore
+	}
+	return nil
+}
+
+// findTemplate opens the image's template, or else the base template. The
+// image's is made when the image is started for the second time: until then
+// nobody knows that it will be of use.
+func (s *start) findTemplate(ctx context.Context, key, prepared template.Key) (err error) {
+	n := s.w.node
+	var t *template.Template
+	empty := s.fresh && s.origin == nil // else it has a disk already
+	if empty && (n.templates.Has(prepared) || n.standby.Count == 0 && n.templates.Wanted(prepared)) {
+		if t, s.disks, err = n.prepared(ctx, prepared, s.boot, s.parts.lease); err != nil {
+			n.Log.Warn("no template of the image", "image", prepared.Image, "err", err)
+			n.templates.Unwanted(prepared)
+		}
+	}
+	if t == nil {
+		t, err = n.template(ctx, key, s.boot)
+	}
+	if err != nil {
+		return err
+	}
+	s.back.Push("template", func(context.Context) error { return t.Close() })
+	s.base, s.state, s.parts.memory = t, t.State, t.Memory
+	return nil
+}
+
+// coldBecause notes why a kernel boots where a template should have served.
+func (s *start) coldBecause(what string, err error) {
+	s.w.node.Log.Warn("cold start instead of a restore", "workspace", s.w.id, "err", err)
+	s.ws.StartKind, s.ws.StartNote = dayfly.Cold, what+firstLine(err)
+	if s.base != nil {
+		_ = s.base.Close() // a file that was only read
+		s.back.Drop("template")
+	}
+	s.base, s.state, s.parts.memory = nil, nil, nil
+}
+
+// emptyDisk makes the disk anew if it holds what a machine had prepared: one
+// that boots would take the names in it for its own.
+func (s *start) emptyDisk(ctx context.Context) error {
+	if s.disks == nil {
+		return nil
+	}
+	s.disks = nil
+	path := filepath.Join(s.w.dir, diskFile)
+	if err := disk.Wipe(path); err != nil {
+		return err
+	}
+	return disk.Create(ctx, path, int64(s.ws.Spec.DiskMiB)<<20, s.key, s.w.node.diskOptions(nil))
+}
+
+// machine claims a standby machine or launches the VMM.
+func (s *start) machine(ctx context.Context) error {
+	if s.spare != nil {
+		err := s.claim(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		s.coldBecause("the standby machine could not be claimed: ", err)
+		if err := errors.Join(s.dropSpare(), s.emptyDisk(ctx)); err != nil {
+			return err
+		}
+	}
+	err := s.launch(ctx)
+	if err != nil && s.base != nil && ctx.Err() == nil {
+		s.coldBecause("the template could not be restored: ", err)
+		if err := s.emptyDisk(ctx); err != nil {
+			return err
+		}
+		err = s.launch(ctx)
+	}
+	return err
+}
+
+func (s *start) launch(ctx context.Context) error {
+	private, err := drive(s.w.dir)
+	if err != nil {
+		return err
+	}
+	c := vmm.Config{
 		ID:        string(s.w.id),
 		Dir:       s.w.dir,
 		Accel:     s.ws.Accel,
@@ -237,8 +380,11 @@ func (s *start) machine(ctx context.Context) (err error) {
 		Kernel:    s.boot.Vmlinux,
 		Initramfs: s.boot.Initramfs,
 		Cmdline:   s.boot.Cmdline,
-		Drives:    []vmm.Drive{{Path: s.parts.lease.Path, ReadOnly: true}, {Path: filepath.Join(s.w.dir, diskFile)}},
-	})
+		Drives:    []vmm.Drive{{Path: s.parts.lease.Path, ReadOnly: true}, private},
+		Memory:    vmm.Memory{File: s.parts.memory, Fill: s.fill},
+		State:     s.state,
+	}
+	m, err := s.w.node.Driver.Launch(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -249,7 +395,25 @@ func (s *start) machine(ctx context.Context) (err error) {
 
 // hello waits until the agent answers, the machine ends, or the deadline is over.
 func (s *start) hello(ctx context.Context) error {
-	session, err := meet(ctx, s.parts.machine, s.w.node.BootDeadline)
+	if s.spare != nil {
+		return nil // it has said it
+	}
+	deadline := s.w.node.BootDeadline
+	if s.state != nil {
+		deadline = min(deadline, restoreDeadline)
+	}
+	session, err := meet(ctx, s.parts.machine, deadline)
+	if err != nil && s.base != nil && ctx.Err() == nil {
+		s.coldBecause("the restored machine did not answer: ", err)
+		s.back.Drop("vmm")
+		if err := errors.Join(s.parts.machine.Close(), s.emptyDisk(ctx)); err != nil {
+			return err
+		}
+		if err := s.launch(ctx); err != nil {
+			return err
+		}
+		session, err = meet(ctx, s.parts.machine, s.w.node.BootDeadline)
+	}
 	if err != nil {
 		return err
 	}
@@ -289,6 +453,10 @@ const endGrace = time.Second
 // whyEnded prefers the cause that ended ctx, then the machine's end, with the
 // last lines of the console where the cause does not have them.
 func whyEnded(ctx context.Context, m vmm.Machine, err error) error {
+	var no *guest.Refusal
+	if errors.As(err, &no) { // it answers, so it has not ended
+		return dayfly.Errorf(dayfly.Unavailable, "the guest could not prepare the workspace: %q%s", no.Said, consoleNote(m))
+	}
 	grace := time.NewTimer(endGrace)
 	defer grace.Stop()
 	select {
@@ -310,36 +478,82 @@ func whyEnded(ctx context.Context, m vmm.Machine, err error) error {
 // the kernel's generator (drivers/char/random.c: 256 bits) twice over.
 const entropyLen = 64
 
-// init makes the empty VM this workspace.
+func freshEntropy() []byte {
+	b := make([]byte, entropyLen)
+	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
+	return b
+}
+
+// init makes the machine this workspace.
 func (s *start) init(ctx context.Context) error {
+	if s.disks != nil {
+		return s.becomeOne(ctx)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, initDeadline, dayfly.Errorf(dayfly.Unavailable, "the guest's agent did not finish its preparations within %s", initDeadline))
 	defer cancel()
-	entropy := make([]byte, entropyLen)
-	_, _ = rand.Read(entropy)
 	spec, cfg := s.ws.Spec, s.ws.Image.Config
+	former, strays, err := s.w.formerNames(s.origin)
+	if err != nil {
+		return err
+	}
 	at := s.clock.ms()
 	reply, err := s.parts.session.Init(ctx, wire.Init{
 		ID:             string(s.w.id),
 		Hostname:       spec.Name,
-		Entropy:        entropy,
+		Entropy:        freshEntropy(),
 		Timestamp:      now().Format(time.RFC3339Nano),
 		EnvVars:        spec.Env,
 		DefaultUser:    orElse(spec.User, cfg.User),
 		DefaultWorkdir: orElse(spec.Workdir, cfg.Workdir),
 		Config:         &cfg,
-		Root:           &wire.Root{Image: "/dev/vda", Disk: "/dev/vdb", DiskKey: append([]byte(nil), s.key[:]...)},
+		Former:         former,
+		Strays:         strays,
+		Restored:       s.ws.StartKind != dayfly.Cold,
+		Root: &wire.Root{
+			Image: rootDevice, Disk: diskDevice, DiskKey: append([]byte(nil), s.key[:]...),
+			DiskSize: int64(spec.DiskMiB) << 20, // a restored guest sees a larger device
+		},
 	})
-	var no *guest.Refusal
-	if errors.As(err, &no) {
-		return dayfly.Errorf(dayfly.Unavailable, "the guest could not prepare the workspace: %q%s", no.Said, consoleNote(s.parts.machine))
-	}
 	if err != nil {
 		return whyEnded(ctx, s.parts.machine, err)
 	}
-	for _, sub := range reply.Timeline[:min(len(reply.Timeline), maxSubStages)] {
-		s.ws.Timeline = append(s.ws.Timeline, dayfly.Stage{Name: clip(sub.Name), At: at + sub.At, Took: sub.Took, Within: "init"})
-	}
+	s.subStages("init", at, reply.Timeline)
 	return nil
+}
+
+// becomeOne makes a prepared machine this workspace.
+func (s *start) becomeOne(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, initDeadline, dayfly.Errorf(dayfly.Unavailable, "the guest's agent did not finish its preparations within %s", initDeadline))
+	defer cancel()
+	spec, cfg, at := s.ws.Spec, s.ws.Image.Config, s.clock.ms()
+	reply, err := becomeOne(ctx, s.parts.session, wire.Renew{
+		Generation:     string(s.w.id),
+		ID:             string(s.w.id),
+		Hostname:       spec.Name,
+		EnvVars:        orNone(spec.Env),
+		DefaultUser:    orElse(spec.User, cfg.User),
+		DefaultWorkdir: orElse(spec.Workdir, cfg.Workdir),
+	}, s.key)
+	if err != nil {
+		return s.unrenewed(ctx, err)
+	}
+	s.subStages("init", at, reply.Timeline)
+	return nil
+}
+
+// orNone makes no variables an empty set of them, which is sent as that.
+func orNone(env map[string]string) map[string]string {
+	if env == nil {
+		return map[string]string{}
+	}
+	return env
+}
+
+// subStages notes what the guest says a stage consisted of.
+func (s *start) subStages(stage string, at float64, line dayfly.Timeline) {
+	for _, sub := range line[:min(len(line), maxSubStages)] {
+		s.ws.Timeline = append(s.ws.Timeline, dayfly.Stage{Name: clip(sub.Name), At: at + sub.At, Took: sub.Took, Within: stage})
+	}
 }
 
 // maxSubStages bounds what a guest can add to a timeline.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/disk"
+	"github.com/dayfly/dayfly/snapshot"
 )
 
 // sweep clears away what owners that died left: their machines end, and their
@@ -57,11 +58,11 @@ func (n *Node) sweepOne(ctx context.Context, id dayfly.ID) error {
 	case dayfly.KindOf(err) == dayfly.Unavailable:
 		return nil // of another release: not ours to judge
 	case err != nil:
-	case ws.State == dayfly.Stopped, ws.State == dayfly.Failed && ws.Spec.Keep:
-		return nil
+	case ws.State == dayfly.Stopped, ws.State == dayfly.Paused, ws.State == dayfly.Failed && ws.Spec.Keep:
+		return errors.Join(restoreChain(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)))
 	case ws.State == dayfly.Running && ws.Spec.Keep:
 		ws.State, ws.Reason = dayfly.Failed, "the process that ran it died"
-		return writeRecord(dir, ws)
+		return errors.Join(dropChain(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)), writeRecord(dir, ws))
 	}
 	n.Log.Info("sweeping a workspace whose owner died", "workspace", id)
 	if err := errors.Join(n.Keys.Forget(filepath.Join(dir, keyFile)), disk.Wipe(filepath.Join(dir, diskFile))); err != nil {

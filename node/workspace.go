@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"math"
+	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +16,7 @@ import (
 	"github.com/dayfly/dayfly/disk"
 	"github.com/dayfly/dayfly/guest"
 	"github.com/dayfly/dayfly/image"
+	"github.com/dayfly/dayfly/snapshot"
 	"github.com/dayfly/dayfly/vmm"
 )
 
@@ -29,22 +34,32 @@ type workspace struct {
 	cancel  atomic.Pointer[context.CancelCauseFunc] // ends the start under way
 
 	// owner
-	lock    *lock
-	parts   parts
-	expires <-chan time.Time
+	lock     *lock
+	behind   sync.WaitGroup // work that nobody waits for
+	unverify func()         // ends the part of it that compares disks, or nil
+	damaged  chan error     // what that part found
+	spare    *spare         // a machine that its start is to claim
+	parts    parts
+	expires  <-chan time.Time
 }
 
 // parts are what a running workspace consists of besides its directory.
 type parts struct {
 	lease   *image.Lease
+	memory  *os.File // what the machine's RAM began as, or nil
 	machine vmm.Machine
 	session *guest.Session
+	made    snapshot.Machine // what a copy of the machine's state depends on
 }
 
 type verb string
 
 const (
-	verbStart   verb = "start"
+	verbStart   verb = "start"  // from request.from, or what there is
+	verbResume  verb = "resume" // of a pause
+	verbPause   verb = "pause"
+	verbPhoto   verb = "photo"    // into request.photo
+	verbBack    verb = "rollback" // to request.from; nil: the pause before the last
 	verbStop    verb = "stop"
 	verbDelete  verb = "delete"
 	verbRelease verb = "release" // the process ends: let go of the workspace
@@ -55,6 +70,9 @@ type request struct {
 	ctx   context.Context //nolint:containedctx // a queued call carries its caller's context to the owner
 	clock clock
 	reply chan error
+
+	from  *origin
+	photo **photo
 }
 
 func newWorkspace(n *Node, l *lock, ws dayfly.Workspace) *workspace {
@@ -63,6 +81,8 @@ func newWorkspace(n *Node, l *lock, ws dayfly.Workspace) *workspace {
 		dir:   workspaceDir(n.Dir, ws.ID),
 		queue: make(chan request),
 		gone:  make(chan struct{}),
+
+		damaged: make(chan error, 1),
 	}
 	w.view.Store(&ws)
 	return w
@@ -87,8 +107,27 @@ func (w *workspace) ask(ctx context.Context, r request) (dayfly.Workspace, error
 	case <-w.gone:
 		return dayfly.Workspace{}, dayfly.Errorf(dayfly.NotFound, "workspace %s is deleted", w.id)
 	case <-ctx.Done():
-		return dayfly.Workspace{}, context.Cause(ctx)
+		return dayfly.Workspace{}, staged("queue", context.Cause(ctx))
 	}
+}
+
+// first asks for the start of a new workspace. One that fails, or that nobody
+// waited for, leaves no owner behind.
+func (w *workspace) first(ctx context.Context, r request) (dayfly.Workspace, error) {
+	ws, err := w.ask(ctx, r)
+	if err == nil {
+		return ws, nil
+	}
+	select {
+	case <-w.gone:
+		return dayfly.Workspace{}, err
+	default:
+	}
+	_, left := w.ask(context.WithoutCancel(ctx), request{verb: verbDelete})
+	if dayfly.KindOf(left) == dayfly.NotFound {
+		left = nil
+	}
+	return dayfly.Workspace{}, errors.Join(err, left)
 }
 
 // interrupt ends a start under way, so that a delete need not wait for it.
@@ -102,6 +141,7 @@ func (w *workspace) interrupt() {
 func (w *workspace) run() {
 	defer close(w.gone)
 	defer w.lock.release()
+	defer w.abandon()
 	defer w.node.disown(w.id)
 	for {
 		var ended <-chan struct{}
@@ -118,6 +158,8 @@ func (w *workspace) run() {
 			}
 		case <-ended:
 			w.machineEnded()
+		case err := <-w.damaged:
+			w.condemn(err)
 		case <-w.expires:
 			w.node.Log.Info("workspace expired", "workspace", w.id)
 			if err := w.delete(context.Background()); err != nil {
@@ -131,7 +173,23 @@ func (w *workspace) run() {
 func (w *workspace) serve(r request) error {
 	switch r.verb {
 	case verbStart:
-		return w.start(r.ctx, r.clock)
+		if w.state() == dayfly.Paused {
+			return w.resume(r.ctx, r.clock)
+		}
+		return w.start(r.ctx, r.clock, r.from)
+	case verbResume:
+		return w.resume(r.ctx, r.clock)
+	case verbPause:
+		return w.pause(r.ctx)
+	case verbPhoto:
+		p, err := w.photograph(r.ctx)
+		*r.photo = p
+		return err
+	case verbBack:
+		if r.from == nil {
+			return w.previous(r.ctx, r.clock)
+		}
+		return w.rollback(r.ctx, r.clock, r.from)
 	case verbStop:
 		return w.stop(r.ctx)
 	case verbDelete:
@@ -151,6 +209,11 @@ func (w *workspace) become(s dayfly.State, change func(*dayfly.Workspace)) error
 	if ws.State != s {
 		if err := ws.State.To(s); err != nil {
 			return err
+		}
+	}
+	if ws.State == dayfly.Running {
+		if err := dropChain(w.dir); err != nil { // which would be taken for this one's disk
+			return fmt.Errorf("node: disk: %w", err)
 		}
 	}
 	ws.State = s
@@ -216,6 +279,9 @@ func (w *workspace) teardown() error {
 	if p.lease != nil {
 		errs = append(errs, p.lease.Close())
 	}
+	if p.memory != nil {
+		errs = append(errs, p.memory.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -238,9 +304,21 @@ func (w *workspace) stop(ctx context.Context) error {
 	if !clean {
 		reason = fmt.Sprintf("the guest did not power off within %s and was cut off: its disk is as after a power failure", stopDeadline)
 	}
-	return errors.Join(err, syncAll(w.dir), w.become(dayfly.Stopped, func(ws *dayfly.Workspace) {
+	if state == dayfly.Paused {
+		reason = "its memory was dropped: its disk is as after a power failure"
+	}
+	err = errors.Join(err, syncAll(w.dir), w.become(dayfly.Stopped, func(ws *dayfly.Workspace) {
 		ws.Reason, ws.Spec.Keep = reason, true // whoever stops a workspace wants its disk
 	}))
+	if err != nil {
+		return err
+	}
+	if clean && state == dayfly.Running {
+		if err := os.Remove(filepath.Join(w.dir, formerFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return w.dropPauses(math.MaxInt)
 }
 
 // powerOff reports whether the guest shut down by itself in time.
@@ -263,7 +341,13 @@ func (w *workspace) powerOff(ctx context.Context) bool {
 // the disk unreadable, and the disk and the directory go. It works in every
 // state and may be repeated after an error.
 func (w *workspace) delete(context.Context) error {
+	w.abandon()
+	var spare error
+	if w.spare != nil { // its start never began
+		spare, w.spare = w.spare.end(), nil
+	}
 	err := errors.Join(
+		spare,
 		w.teardown(),
 		w.node.Keys.Forget(filepath.Join(w.dir, keyFile)),
 		disk.Wipe(filepath.Join(w.dir, diskFile)),
@@ -286,7 +370,7 @@ func (w *workspace) release(ctx context.Context) error {
 		return nil
 	case ws.State == dayfly.Running && ws.Spec.Keep:
 		return w.stop(ctx)
-	case ws.State == dayfly.Stopped, ws.State == dayfly.Failed && ws.Spec.Keep:
+	case ws.State == dayfly.Stopped, ws.State == dayfly.Paused, ws.State == dayfly.Failed && ws.Spec.Keep:
 		return w.teardown()
 	}
 	return w.delete(ctx)

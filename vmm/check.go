@@ -36,7 +36,33 @@ func (c Config) Check() error {
 	if err := c.checkBoot(); err != nil {
 		return err
 	}
+	if err := c.checkMemory(); err != nil {
+		return err
+	}
 	return c.checkDrives()
+}
+
+func (c Config) checkMemory() error {
+	if len(c.State) > MaxState {
+		return dayfly.Errorf(dayfly.Invalid, "the saved state is %d bytes: at most %d can be", len(c.State), MaxState)
+	}
+	if c.Memory.Fill != nil && (len(c.State) == 0 || c.Memory.Shared) {
+		return dayfly.Errorf(dayfly.Invalid, "only the memory of a restored machine is filled")
+	}
+	if c.Memory.File == nil {
+		if len(c.State) > 0 {
+			return dayfly.Errorf(dayfly.Invalid, "a saved state needs the memory that was saved with it")
+		}
+		return nil
+	}
+	fi, err := c.Memory.File.Stat()
+	if err != nil {
+		return invalid("the machine's memory is not there", err)
+	}
+	if want := int64(c.MemoryMiB) << 20; fi.Size() != want {
+		return dayfly.Errorf(dayfly.Invalid, "the machine's memory has %d bytes: it needs %d", fi.Size(), want)
+	}
+	return nil
 }
 
 func (c Config) checkCmdline() error {
@@ -72,23 +98,33 @@ func (c Config) checkBoot() error {
 	return nil
 }
 
+// use is one file of a drive.
+type use struct {
+	file   os.FileInfo
+	drive  int
+	writes bool
+}
+
 func (c Config) checkDrives() error {
-	files := make([]os.FileInfo, len(c.Drives))
+	var all []use
 	for i, d := range c.Drives {
-		fi, err := os.Stat(d.Path)
-		if err != nil {
-			return invalid("a drive's file is not there", err)
-		}
-		device := fi.Mode()&os.ModeDevice != 0 && fi.Mode()&os.ModeCharDevice == 0
-		if !fi.Mode().IsRegular() && !device {
-			return dayfly.Errorf(dayfly.Invalid, "drive %d is neither a file nor a block device", i)
-		}
-		for j, other := range files[:i] {
-			if os.SameFile(fi, other) && !(d.ReadOnly && c.Drives[j].ReadOnly) {
-				return dayfly.Errorf(dayfly.Invalid, "drives %d and %d are the same file, which one of them writes", j, i)
+		for layer, path := range append([]string{d.Path}, d.Below...) {
+			fi, err := os.Stat(path)
+			if err != nil {
+				return invalid("a drive's file is not there", err)
 			}
+			device := fi.Mode()&os.ModeDevice != 0 && fi.Mode()&os.ModeCharDevice == 0
+			if !fi.Mode().IsRegular() && !device {
+				return dayfly.Errorf(dayfly.Invalid, "drive %d is neither a file nor a block device", i)
+			}
+			u := use{fi, i, layer == 0 && !d.ReadOnly}
+			for _, other := range all {
+				if os.SameFile(fi, other.file) && (u.writes || other.writes) {
+					return dayfly.Errorf(dayfly.Invalid, "drives %d and %d are the same file, which one of them writes", other.drive, i)
+				}
+			}
+			all = append(all, u)
 		}
-		files[i] = fi
 	}
 	return nil
 }

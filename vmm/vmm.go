@@ -3,8 +3,8 @@
 //
 // A machine's life:
 //
-//	Driver.Launch ──► running ◄──► paused
-//	     │               │            │
+//	Driver.Launch ──► running ◄──► paused ──► Save, RAM
+//	     │               │            │          └──► Config.State, Memory of another
 //	     │ error         │ guest ends, VMM dies, Close
 //	     ▼               ▼            ▼
 //	 nothing left      ended: Done is closed, Exit says why
@@ -19,6 +19,7 @@ package vmm
 import (
 	"context"
 	"net"
+	"os"
 
 	"github.com/dayfly/dayfly"
 )
@@ -35,16 +36,45 @@ type Config struct {
 	Cmdline   []string // added to the driver's own kernel parameters
 	Drives    []Drive  // /dev/vda, /dev/vdb, … in the guest
 
+	// Memory is what the guest's RAM begins as. The zero value: nothing.
+	Memory Memory
+
+	// State is what Save returned of a machine with the same Config but for ID,
+	// Dir, Memory and the files of the drives, by a VMM of the same version. The
+	// machine then goes on from there, with Memory as its RAM was. Kernel,
+	// Initramfs and Cmdline are what that one was booted with. Empty: it boots.
+	State []byte
+
 	// Orphan lets the VMM outlive the process that launched it. Otherwise the
 	// kernel kills it with that process.
 	Orphan bool
 }
 
-// Drive is one virtio block device backed by a raw file or device. Two running
-// machines never share a writable one: Launch refuses that.
+// Drive is one virtio block device backed by files. Two running machines never
+// share a writable one: Launch refuses that. A restored guest goes on believing
+// in the size of the drive it was booted with, whatever the files have.
 type Drive struct {
-	Path     string
+	Path     string // a raw file or device; with layers below it, a qcow2 file
 	ReadOnly bool
+
+	// Below are the layers that Path lies over, the uppermost first: qcow2
+	// files, the last a raw one. Machines may share them; nobody writes them.
+	Below []string
+}
+
+// Memory is a file of as many bytes as the machine has RAM. Machines whose RAM
+// begins as the same file share the pages that none of them has written.
+type Memory struct {
+	File *os.File // nil: RAM begins as zeros
+
+	// Shared makes the file the RAM itself: what the guest writes, goes there.
+	// Otherwise the file is never written, and what the guest writes is its own.
+	Shared bool
+
+	// Fill, unless nil, writes the file of a restored machine, whose CPUs are let
+	// go when it has returned nil: the VMM starts meanwhile. An error of it ends
+	// the launch. Not with Shared.
+	Fill func(context.Context) error
 }
 
 // Driver makes machines. Its methods may be called at the same time.
@@ -71,15 +101,34 @@ type Machine interface {
 
 	// Channel opens the byte stream to the guest's agent (virtio port
 	// PortName). It may be opened before the guest is up: what is written waits
-	// there. One connection at a time; closing it is seen by the guest as a
-	// hang-up, and it may be opened again, which may take a second so that the
-	// guest sees the one before the other.
+	// there. One connection at a time; it may be closed and opened again. The
+	// guest may miss the one and the other.
 	Channel(ctx context.Context) (net.Conn, error)
 
 	// Pause stops the guest's CPUs and Resume lets them go on. Both are
 	// Conflict errors once the machine has ended and no-ops when repeated.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+
+	// Save returns the state of the processors and devices; with what RAM
+	// returns, it is all there is to restore. It is as secret as the guest. The
+	// machine must be paused, and all its writes to drives are then in their
+	// files, if not on the medium. It may go on afterwards.
+	Save(ctx context.Context) ([]byte, error)
+
+	// RAM is the guest's memory, to be read while the machine is paused. It is
+	// good until the machine has ended.
+	RAM(ctx context.Context) (*RAM, error)
+
+	// PushLayer makes a new layer at path, which must not exist, that the
+	// writable drive i writes to from now on; nobody writes the layers it had
+	// until then any more. It may be called in either state. On error nothing is
+	// at path.
+	PushLayer(ctx context.Context, i int, path string) error
+
+	// SetDrive puts the one file of d behind drive i, in place of another whose
+	// content the guest has not kept. Read-only stays what it was.
+	SetDrive(ctx context.Context, i int, d Drive) error
 
 	// Done is closed when the machine has ended.
 	Done() <-chan struct{}
@@ -98,6 +147,9 @@ type Machine interface {
 
 // PortName is the virtio-serial port the agent listens on.
 const PortName = "dayfly.agent"
+
+// MaxState bounds what Save returns, in bytes; 16 kB are usual.
+const MaxState = 16 << 20
 
 // ConsoleBytes bounds what is kept of a guest's console output.
 const ConsoleBytes = 64 << 10

@@ -37,15 +37,24 @@ func main() {
 // initMachine is the life of pid 1. It does not return: where it cannot go on it
 // says why on the console and ends, and with it the machine.
 func initMachine() {
-	sys, err := boot.Prepare(dayfly.Version)
+	reaper := agent.NewReaper()
+	sys, err := boot.Prepare(dayfly.Version, func(fork func() (int, error)) (func() syscall.WaitStatus, error) {
+		child, err := reaper.Start(fork)
+		if err != nil {
+			return nil, err
+		}
+		return func() syscall.WaitStatus { return child.Exit().Status }, nil
+	})
 	if err != nil {
 		boot.Die(err)
 	}
 	a := agent.New(agent.Config{
 		Version:    dayfly.Version,
-		Reaper:     agent.NewReaper(),
+		Reaper:     reaper,
+		PreStart:   sys.PreStart,
 		OnInit:     sys.Init,
 		OnPoweroff: sys.Poweroff,
+		Copier:     sys,
 	})
 	boot.Die(sys.Serve(context.Background(), a.Handler()))
 }

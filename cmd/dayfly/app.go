@@ -73,7 +73,8 @@ encrypted disk, from any OCI image, thrown away without a trace.`,
 	root.SetFlagErrorFunc(wrongUsage)
 	root.AddCommand(
 		a.runCommand(), a.execCommand(), a.lsCommand(), a.rmCommand(), a.startCommand(), a.stopCommand(),
-		a.imageCommand(), a.kernelCommand(), a.doctorCommand(), a.benchCommand(), a.serveCommand(), a.versionCommand(),
+		a.pauseCommand(), a.resumeCommand(), a.forkCommand(), a.rollbackCommand(), a.snapshotCommand(),
+		a.imageCommand(), a.kernelCommand(), a.systemCommand(), a.doctorCommand(), a.benchCommand(), a.serveCommand(), a.versionCommand(),
 	)
 	return root
 }

@@ -23,8 +23,8 @@ type execFlags struct {
 const execLong = `Run a command in a workspace that is there already.
 
 Exit codes and signals are as with dayfly run. Without a server (--host) the
-workspace must be one that was kept: it is started from its disk for the
-command, and stopped after it.`
+workspace must be one that was kept: a stopped one is started from its disk for
+the command, and stopped after it; a paused one goes on, and is paused after it.`
 
 func (a *app) execCommand() *cobra.Command {
 	var f execFlags
@@ -74,10 +74,11 @@ func (a *app) execIn(ctx context.Context, f *execFlags, args []string) (err erro
 	}
 	defer at.Close()
 	if a.inside() {
-		if _, err := at.client.Workspaces.Start(ctx, id); err != nil {
+		ws, err := at.client.Workspaces.Start(ctx, id)
+		if err != nil {
 			return cause(ctx, err)
 		}
-		defer func() { err = errors.Join(err, stopAgain(at.client, id)) }()
+		defer func() { err = errors.Join(err, putBack(at.client, ws)) }()
 	}
 	late := &exitError{exitTimeout, fmt.Errorf("the time is up: %s passed", f.timeout)}
 	var killed atomic.Bool
@@ -101,11 +102,16 @@ func (a *app) execIn(ctx context.Context, f *execFlags, args []string) (err erro
 	return err
 }
 
-// stopAgain stops a workspace that was started for one command.
-func stopAgain(c *client.Client, id dayfly.ID) error {
+// putBack stops a workspace that was started for one command, or pauses one
+// that was paused: its memory must not be lost to a look into it.
+func putBack(c *client.Client, ws dayfly.Workspace) error {
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
-	_, err := c.Workspaces.Stop(ctx, id)
+	back := c.Workspaces.Stop
+	if ws.StartKind == dayfly.Resume {
+		back = c.Workspaces.Pause
+	}
+	_, err := back(ctx, ws.ID)
 	if dayfly.KindOf(err) == dayfly.Conflict { // it ended by itself
 		return nil
 	}

@@ -30,6 +30,7 @@ type host struct {
 	images  func() (*image.Store, error)
 	kernels func() (*kernel.Store, error)
 	node    func() (*node.Node, error)
+	standby int // machines held ready; set before the node is opened
 
 	mu     sync.Mutex
 	opened *node.Node // if it was
@@ -74,7 +75,8 @@ func (h *host) openNode() (*node.Node, error) {
 	}
 	n, err := node.Open(context.Background(), node.Config{
 		Dir: h.dir, Images: images, Kernels: kernels, Keys: keys, Log: h.log,
-		Driver: qemu.New(qemu.Options{Log: h.log}), KillOrphans: qemu.KillOrphans,
+		Driver: qemu.New(qemu.Options{Log: h.log, VersionCache: filepath.Join(h.dir, "qemu.json")}), KillOrphans: qemu.KillOrphans,
+		Standby: node.Standby{Count: h.standby},
 	})
 	if err != nil {
 		return nil, err
@@ -83,6 +85,17 @@ func (h *host) openNode() (*node.Node, error) {
 	defer h.mu.Unlock()
 	h.opened = n
 	return n, nil
+}
+
+// prepare opens the node at once and lets it hold machines ready: what a server
+// that stays does ahead of time.
+func (h *host) prepare(ctx context.Context, standby int) error {
+	h.standby = standby
+	n, err := h.starter()
+	if err != nil {
+		return err
+	}
+	return n.Prepare(ctx)
 }
 
 // starter is the node for starts, which need the guest agent.
@@ -95,8 +108,8 @@ func (h *host) starter() (*node.Node, error) {
 
 func (h *host) options() api.Options {
 	return api.Options{
-		Workspaces: hostWorkspaces{h}, Guests: hostWorkspaces{h}, Images: hostImages{h},
-		Kernels: hostKernels{h}, Host: hostWorkspaces{h},
+		Workspaces: hostWorkspaces{h}, Snapshots: hostWorkspaces{h}, Guests: hostWorkspaces{h}, Images: hostImages{h},
+		Kernels: hostKernels{h}, Host: hostWorkspaces{h}, System: hostWorkspaces{h},
 	}
 }
 

@@ -36,11 +36,13 @@ login, of the user the server runs as.`,
 }
 
 // exactlyOne is a cobra.PositionalArgs that says what is missing.
-func exactlyOne(missing string) cobra.PositionalArgs {
+func exactlyOne(missing string) cobra.PositionalArgs { return exactly(1, missing) }
+
+func exactly(n int, missing string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if len(args) > 1 {
-			return noArgs(c, args[1:])
+		if len(args) > n {
+			return noArgs(c, args[n:])
 		}
-		return atLeast(1, missing)(c, args)
+		return atLeast(n, missing)(c, args)
 	}
 }

@@ -81,22 +81,13 @@ func (r *oneRun) waterfall() string {
 		return ""
 	}
 	w := waterfall{}
-	w.add("client", 0, ms(r.sentAt), 0)
-	offset := ms(r.sentAt)
-	for _, st := range inOrder(r.ws.Timeline) {
-		depth := 0
-		if st.Within != "" {
-			depth = 1
-		}
-		w.add(st.Name, offset+st.At, st.Took, depth)
-	}
+	w.addStart(r.sentAt, r.ws.Timeline)
 	if at := r.at; at.startedAt > 0 {
 		w.add("exec", ms(r.repliedAt), ms(at.startedAt-r.repliedAt), 0)
 		if at.firstOutput > at.startedAt {
 			w.add("first output", ms(at.startedAt), ms(at.firstOutput-at.startedAt), 0)
 		}
 	}
-	head := fmt.Sprintf("%s start of %s (%s)", r.ws.StartKind, r.ws.ID, r.ws.Accel)
 	tail := ""
 	if r.at.firstOutput > 0 {
 		tail = fmt.Sprintf("first output after %.0f ms", ms(r.at.firstOutput))
@@ -104,7 +95,7 @@ func (r *oneRun) waterfall() string {
 	if r.endedAt > 0 {
 		tail += fmt.Sprintf(", command ended after %.0f ms", ms(r.endedAt))
 	}
-	return head + "\n" + w.String() + strings.TrimPrefix(tail+fmt.Sprintf(", all ended after %.0f ms", ms(time.Since(began))), ", ") + "\n"
+	return heading(r.ws) + "\n" + w.String() + strings.TrimPrefix(tail+fmt.Sprintf(", all ended after %.0f ms", ms(time.Since(began))), ", ") + "\n"
 }
 
 // inOrder puts the parts of a stage after it, in order of beginning.

@@ -24,6 +24,7 @@ type runFlags struct {
 	memory, disk  mebibytes
 	timeout       time.Duration
 	pull, json    string
+	snapshot      string
 }
 
 const runLong = `Run a command in a new workspace, and delete the workspace when it ends.
@@ -31,6 +32,10 @@ const runLong = `Run a command in a new workspace, and delete the workspace when
 Without CMD the image's own command is run. CMD replaces the image's command and
 keeps its entrypoint. Flags end at the image's name. An image that is not there
 yet is pulled.
+
+With --snapshot there is no IMAGE: the workspace is a copy of the one the
+snapshot was taken of, and goes on from that instant, its memory, processes and
+disk included. CMD is then run in it.
 
 The exit code is the command's; 128 and the signal's number if a signal ended
 it; 124 if the time was up; 125 if the fault is dayfly's; 126 if the command
@@ -43,20 +48,21 @@ const runExample = `  dayfly run base -- python3 -c 'print("hello")'
   dayfly run -it base bash
   tar c . | dayfly run -i base -- tar xv -C /tmp
   dayfly run -e TOKEN --env-file app.env --memory 2G alpine:3.22 env
-  dayfly run --timings base true`
+  dayfly run --timings base true
+  dayfly run --snapshot before-tests -- make test`
 
 func (a *app) runCommand() *cobra.Command {
 	var f runFlags
 	cmd := &cobra.Command{
-		Use:   "run [flags] IMAGE [--] [CMD [ARG...]]",
+		Use:   "run [flags] {IMAGE | --snapshot SNAPSHOT} [--] [CMD [ARG...]]",
 		Short: "Run a command in a new workspace",
 		Long:  runLong, Example: runExample,
 		Annotations: forCommands,
-		Args:        atLeast(1, "name an image, such as base"),
+		Args:        f.source,
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.runImage(c, &f, args)
 		},
-		ValidArgsFunction: a.completeImages,
+		ValidArgsFunction: a.completeRun,
 	}
 	fl := cmd.Flags()
 	fl.SetInterspersed(false)
@@ -73,6 +79,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.DurationVar(&f.timeout, "timeout", 0, "end it all after `DURATION` from the start of the workspace, such as 30s; the exit code is then 124")
 	fl.StringVar(&f.name, "name", "", "`NAME` of the workspace, and its host name")
 	fl.StringVar(&f.accel, "accel", string(dayfly.Auto), "how guest instructions run: auto, kvm or tcg")
+	fl.StringVar(&f.snapshot, "snapshot", "", "start from `SNAPSHOT`, an id or name, instead of an image")
 	fl.BoolVar(&f.cold, "cold", false, "boot a kernel even where a faster start is possible")
 	fl.BoolVar(&f.keep, "keep", false, "stop the workspace at the end instead of deleting it, and print its id to stderr")
 	fl.StringVar(&f.pull, "pull", "missing", "pull the image: missing, always or never")
@@ -81,6 +88,7 @@ func (a *app) runCommand() *cobra.Command {
 	fl.StringVar(&f.json, "json", "", "report as one line of JSON at the end of stderr, or to `FILE`")
 	fl.Lookup("json").NoOptDefVal = toStderr
 	_ = cmd.RegisterFlagCompletionFunc("accel", cobra.FixedCompletions([]string{"auto", "kvm", "tcg"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("snapshot", a.completeSnapshots)
 	_ = cmd.RegisterFlagCompletionFunc("pull", cobra.FixedCompletions([]string{"missing", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
@@ -103,7 +111,7 @@ func afterDashes(args []string) []string {
 	return args
 }
 
-func (f *runFlags) spec(a *app, image string) (dayfly.Spec, error) {
+func (f *runFlags) spec(a *app, cmd *cobra.Command, image string) (dayfly.Spec, error) {
 	env, err := environment(f.envFiles, f.env, a.lookupEnv)
 	if err != nil {
 		return dayfly.Spec{}, dayfly.Errorf(dayfly.Invalid, "%w", err)
@@ -122,13 +130,17 @@ func (f *runFlags) spec(a *app, image string) (dayfly.Spec, error) {
 		// For a server that outlives us: we end it ourselves, and sooner.
 		spec.Timeout = int(math.Ceil(f.timeout.Seconds())) + 1
 	}
+	if err := f.fromSnapshot(cmd, &spec); err != nil {
+		return spec, err
+	}
 	_, err = spec.Normal()
 	return spec, err
 }
 
 // runImage is dayfly run, from its flags to the last report.
 func (a *app) runImage(cmd *cobra.Command, f *runFlags, args []string) error {
-	spec, err := f.spec(a, args[0])
+	image, command := f.split(args)
+	spec, err := f.spec(a, cmd, image)
 	if err != nil {
 		return err
 	}
@@ -139,7 +151,7 @@ func (a *app) runImage(cmd *cobra.Command, f *runFlags, args []string) error {
 		return err
 	}
 	defer at.Close()
-	r := &oneRun{app: a, cmd: cmd, f: f, at: at, spec: spec, args: afterDashes(args[1:]), cancel: cancel}
+	r := &oneRun{app: a, cmd: cmd, f: f, at: at, spec: spec, args: command, cancel: cancel}
 	exit, err := r.do(ctx)
 	at.tty.Close() // before anything is printed
 	code := exit.Code
@@ -187,7 +199,7 @@ func (r *oneRun) start(ctx context.Context) error {
 		}
 	}
 	err := r.create(ctx)
-	if r.f.pull == "missing" && missingImage(err) && r.spec.Image != baseImage {
+	if r.f.pull == "missing" && missingImage(err) && r.spec.Image != "" && r.spec.Image != baseImage {
 		if err = r.pullImage(ctx); err == nil {
 			err = r.create(ctx)
 		}

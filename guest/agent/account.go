@@ -108,6 +108,14 @@ func (a *accounts) refresh() error {
 	return err
 }
 
+// forget drops what was read: the files are another workspace's.
+func (a *accounts) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.passwd, a.group = cached[passwdEntry]{}, cached[groupEntry]{}
+	a.userNames, a.groupNames = nil, nil
+}
+
 // lookup resolves what a client or an image calls a user: name, uid, name:group
 // or uid:gid, in any mixture. With a group, that is the only one, as container
 // runtimes have it. An unknown name is Unauthenticated, as E2B has it.

@@ -37,8 +37,9 @@ type Config struct {
 	Reaper *Reaper
 
 	// PreStart may change how a process is started, such as the cgroup it is
-	// put into. It may be called from many goroutines.
-	PreStart func(*syscall.SysProcAttr)
+	// put into, or refuse it. done is called when the process has been started,
+	// or could not be. It may be called from many goroutines.
+	PreStart func(*syscall.SysProcAttr) (done func(), err error)
 
 	// OnInit carries out the host's part of an Init: the clock, entropy, host
 	// name, and the root file system. Root is set until one call succeeded with
@@ -47,6 +48,9 @@ type Config struct {
 
 	// OnPoweroff ends the machine. Nil: the request is refused.
 	OnPoweroff func(context.Context) error
+
+	// Copier pauses and renews the machine. Nil: the requests are refused.
+	Copier Copier
 }
 
 // Agent serves the in-guest API. Make one with New; Close it.

@@ -41,7 +41,7 @@ func (a *Agent) serve(w http.ResponseWriter, r *http.Request) {
 	case wire.PoweroffPath:
 		onMethod(w, r, http.MethodPost, a.servePoweroff)
 	default:
-		if !a.serveProcess(w, r) && !a.serveFilesystem(w, r) {
+		if !a.serveProcess(w, r) && !a.serveFilesystem(w, r) && !a.serveCopy(w, r) {
 			a.serveUnknown(w, r)
 		}
 	}
@@ -56,7 +56,7 @@ func (a *Agent) mayPass(r *http.Request) bool {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead || r.URL.Path == "/files" && r.Method == http.MethodPost {
 			return true
 		}
-	case wire.InitPath, wire.PoweroffPath:
+	case wire.InitPath, wire.PoweroffPath, wire.FreezePath, wire.ThawPath, wire.RenewPath, wire.RehearsePath:
 		return true
 	}
 	return a.state.Load().admits(r)

@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"encoding/json"
 	"errors"
-	"io"
 	"maps"
 	"net/http"
 	"strings"
@@ -25,12 +23,11 @@ const (
 // before and is not in the request is cleared, the token included; only the
 // root file system and the image's configuration stay.
 func (a *Agent) serveInit(w http.ResponseWriter, r *http.Request) {
-	select {
-	case a.initTurn <- struct{}{}:
-		defer func() { <-a.initTurn }()
-	case <-r.Context().Done():
+	done, ok := a.takeTurn(r.Context())
+	if !ok {
 		return
 	}
+	defer done()
 	init, err := readInit(w, r)
 	if err != nil {
 		a.fail(w, r, err)
@@ -54,14 +51,8 @@ func (a *Agent) serveInit(w http.ResponseWriter, r *http.Request) {
 
 // readInit reads and bounds the request. An empty body is an empty Init.
 func readInit(w http.ResponseWriter, r *http.Request) (init wire.Init, err error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxInitBody))
-	if err != nil {
-		return init, refusal(http.StatusRequestEntityTooLarge, "init: "+err.Error())
-	}
-	if len(body) > 0 {
-		if err := json.Unmarshal(body, &init); err != nil {
-			return init, refusal(http.StatusBadRequest, "init: "+err.Error())
-		}
+	if err := readHost(w, r, &init); err != nil {
+		return init, err
 	}
 	return init, checkInit(&init)
 }

@@ -192,6 +192,13 @@ func (t *processTable) forget() {
 	t.exited = slices.Delete(t.exited, 0, n)
 }
 
+// forgetExited drops all ended processes.
+func (t *processTable) forgetExited() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.exited = nil
+}
+
 // find returns a running process or, where late is set, one that ended not
 // long ago.
 func (t *processTable) find(sel *wire.ProcessSelector, late bool) (*process, error) {

@@ -554,16 +554,6 @@ func TestCloseEndsEverything(t *testing.T) {
 	}
 }
 
-func TestPreStartShapesTheProcess(t *testing.T) {
-	t.Parallel()
-	var called bool
-	r := newRig(t, Config{PreStart: func(attr *syscall.SysProcAttr) { called = attr.Setsid }})
-	run(t, r.cli, sh("true"))
-	if !called {
-		t.Error("PreStart was not asked")
-	}
-}
-
 // BenchmarkFirstOutput is a whole command: request, fork, first byte, end.
 func BenchmarkFirstOutput(b *testing.B) {
 	r := newRig(b, Config{})

@@ -167,7 +167,11 @@ func (a *Agent) spawn(l *launch, io *stdio, withPTY bool) (*Child, error) {
 		return nil, err
 	}
 	if a.cfg.PreStart != nil {
-		a.cfg.PreStart(sys)
+		done, err := a.cfg.PreStart(sys)
+		if err != nil {
+			return nil, wire.Errorf(wire.Unavailable, "%v", err)
+		}
+		defer done()
 	}
 	attr := &syscall.ProcAttr{
 		Dir:   l.dir,

@@ -19,6 +19,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,10 +34,22 @@ type System struct {
 	version string
 	uevents *uevents
 
-	mu   sync.Mutex // held for the whole of Init, so that it happens once
+	fork     Fork
+	sessions atomic.Pointer[Sessions] // set by Serve
+	inited   atomic.Bool
+	groups   cgroups
+
+	mu   sync.Mutex // held over all that the host alone may ask, so that one comes after the other
 	done *wire.InitReply
-	disk *os.File // the top of the private disk, out of sight once the root is entered
+	disk *os.File      // the top of the private disk, out of sight once the root is entered
+	boot *os.File      // what covers the kernel's boot id; nil until a copy needed its own
+	seen time.Duration // the monotonic clock when it was last looked at
+
+	resting bool // the disk stands still until it gets another key
 }
+
+// Fork starts a process by calling fork, and returns what waits for its end.
+type Fork func(fork func() (pid int, err error)) (wait func() syscall.WaitStatus, err error)
 
 // earlyMounts are what the kernel and this program need before anything else.
 var earlyMounts = []mount{
@@ -44,7 +59,8 @@ var earlyMounts = []mount{
 }
 
 // Prepare makes the kernel usable: mounts and modules. It must run first, once.
-func Prepare(version string) (*System, error) {
+// fork starts hooks.
+func Prepare(version string, fork Fork) (*System, error) {
 	for _, m := range earlyMounts {
 		if err := m.do(); err != nil {
 			return nil, err
@@ -61,7 +77,7 @@ func Prepare(version string) (*System, error) {
 	if err := protectSelf(); err != nil {
 		return nil, err
 	}
-	return &System{version: version, uevents: ev}, nil
+	return &System{version: version, uevents: ev, fork: fork, groups: cgroups{top: -1, work: -1}}, nil
 }
 
 // protectSelf keeps the kernel from choosing pid 1 when memory runs out.
@@ -118,9 +134,12 @@ type mount struct {
 	data                   string
 }
 
+// do mounts, and makes the directory where it is missing.
 func (m mount) do() error {
-	if err := os.MkdirAll(m.target, 0o755); err != nil {
-		return err
+	if err := unix.Mkdir(m.target, 0o755); errors.Is(err, unix.ENOENT) {
+		if err := os.MkdirAll(m.target, 0o755); err != nil {
+			return err
+		}
 	}
 	if err := unix.Mount(m.source, m.target, m.fstype, m.flags, m.data); err != nil {
 		return fmt.Errorf("mount %s on %s: %w", m.fstype, m.target, err)

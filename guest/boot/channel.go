@@ -2,14 +2,15 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly/guest/wire"
 )
@@ -17,9 +18,13 @@ import (
 // portName is what the host calls the virtio-serial port; vmm.PortName.
 const portName = "dayfly.agent"
 
-// Serve answers the host over the channel until ctx ends: one hello and one
-// session at a time, and a new one each time the host hangs up and returns.
-// Streams to the agent's port go to handler, others to the guest's loopback.
+// Serve answers the host over the channel until ctx ends: one session at a
+// time, and a new one whenever the host returns. Streams to the agent's port go
+// to handler, others to the guest's loopback.
+//
+// That the host hung up is not always seen: it may have returned before this
+// program ran, or the machine may be a copy of one that had another host. So
+// every session begins with a hail, which ends the one before.
 func (s *System) Serve(ctx context.Context, handler http.Handler) error {
 	port, err := s.openPort(ctx)
 	if err != nil {
@@ -28,8 +33,12 @@ func (s *System) Serve(ctx context.Context, handler http.Handler) error {
 	defer port.Close()
 	sessions := NewSessions(handler)
 	defer sessions.Close()
+	s.sessions.Store(sessions)
 	for ctx.Err() == nil {
-		if err := s.session(port, sessions); err != nil {
+		if err := port.SetDeadline(time.Time{}); err != nil {
+			return err
+		}
+		if err := sessions.Serve(link{port}, s.hello); err != nil {
 			return fmt.Errorf("channel: %w", err)
 		}
 	}
@@ -37,16 +46,15 @@ func (s *System) Serve(ctx context.Context, handler http.Handler) error {
 }
 
 // openPort waits for the virtio-serial port to appear and opens it.
-func (s *System) openPort(ctx context.Context) (*os.File, error) {
-	var dev string
+func (s *System) openPort(ctx context.Context) (port *os.File, err error) {
+	const class = "/sys/class/virtio-ports"
 	find := func() bool {
-		names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+		names, _ := readNames(class) // not there yet: nothing in it
 		for _, n := range names {
-			b, _ := os.ReadFile(n)
+			b, _ := os.ReadFile(class + "/" + n + "/name")
 			if strings.TrimSpace(string(b)) == portName {
-				dev = "/dev/" + filepath.Base(filepath.Dir(n))
-				_, err := os.Stat(dev)
-				return err == nil
+				port, err = os.OpenFile("/dev/"+n, os.O_RDWR, 0)
+				return !errors.Is(err, os.ErrNotExist)
 			}
 		}
 		return false
@@ -54,49 +62,78 @@ func (s *System) openPort(ctx context.Context) (*os.File, error) {
 	if err := s.uevents.wait(ctx, "virtio port "+portName, find); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(dev, os.O_RDWR, 0)
+	return port, err
 }
 
-// session serves the host until it hangs up, and throws away what it had sent
-// before that.
-func (s *System) session(port *os.File, sessions *Sessions) error {
-	if err := sessions.Serve(link{port}, s.hello()); err != nil {
-		return err
+func readNames(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
 	}
-	return drain(port)
+	defer d.Close()
+	return d.Readdirnames(-1)
 }
 
 func (s *System) hello() wire.Hello {
-	s.mu.Lock()
-	inited := s.done != nil
-	s.mu.Unlock()
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return wire.Hello{
 		Dayfly: wire.ProtocolVersion,
 		Agent:  s.version,
-		Boot:   strings.TrimSpace(string(boot)),
-		Uptime: uptime(),
-		Init:   inited,
+		Init:   s.inited.Load(),
 	}
 }
 
-func uptime() float64 {
-	b, _ := os.ReadFile("/proc/uptime")
-	first, _, _ := strings.Cut(string(b), " ")
-	sec, _ := strconv.ParseFloat(first, 64)
-	return sec * 1e3
+const bootIDFile = "/proc/sys/kernel/random/boot_id"
+
+func bootID() string {
+	b, _ := os.ReadFile(bootIDFile)
+	return strings.TrimSpace(string(b))
 }
 
-// drain reads until the host has hung up: what it sent before is not for the
-// next session.
-func drain(port *os.File) error {
-	_ = port.SetReadDeadline(time.Time{})
-	_, err := io.Copy(io.Discard, port)
-	return err
-}
-
-// link is the port as one session sees it: closing it ends reads but leaves the
-// device open, since closing that would be a hang-up of ours.
+// link is the port as one session sees it: closing it ends reads and writes but
+// leaves the device open, since closing that would be a hang-up of ours.
 type link struct{ *os.File }
 
-func (l link) Close() error { return l.SetReadDeadline(time.Unix(1, 0)) }
+func (l link) Close() error { return l.SetDeadline(time.Unix(1, 0)) }
+
+// Read returns io.EOF only if the host is gone for good: the kernel tells of a
+// hang-up late, when the next connection may stand already, and what it says in
+// between must not end that one.
+func (l link) Read(p []byte) (int, error) {
+	for {
+		n, err := l.File.Read(p)
+		if !errors.Is(err, io.EOF) || l.isHungUp() {
+			return n, err
+		}
+	}
+}
+
+// How often and after which time a hang-up is looked at again.
+const (
+	hangUpLooks = 10
+	hangUpPause = 5 * time.Millisecond
+)
+
+func (l link) isHungUp() bool {
+	tick := time.NewTicker(hangUpPause)
+	defer tick.Stop()
+	for range hangUpLooks {
+		<-tick.C
+		if !l.hasHangUp() {
+			return false
+		}
+	}
+	return true
+}
+
+func (l link) hasHangUp() bool {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return true
+	}
+	p := []unix.PollFd{{Events: unix.POLLIN}}
+	err = raw.Control(func(fd uintptr) {
+		p[0].Fd = int32(fd)
+		_, _ = unix.Poll(p, 0) // does not wait, so nothing interrupts it
+	})
+	return err != nil || p[0].Revents&unix.POLLHUP != 0
+}

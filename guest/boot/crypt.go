@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"os"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly/guest/wire"
 )
 
 // The device-mapper interface: include/uapi/linux/dm-ioctl.h.
@@ -20,46 +23,102 @@ const (
 	dmBufLen    = 4 << 10
 
 	dmDevCreate  = 3
+	dmDevRemove  = 4
 	dmDevSuspend = 6 // without the suspend flag: resume
 	dmTableLoad  = 9
+	dmMessage    = 14
+
+	dmSuspend  = 1 << 1  // with dmDevSuspend: suspend
+	dmSkipLock = 1 << 10 // without freezing the file system on it
 
 	dmSecureData = 1 << 15 // the kernel wipes its copies of the request
 
 	sectorSize = 512
 )
 
-// openCrypt maps the block device behind AES-256-XTS with the 64-byte key and
+// openCrypt maps the disk of a root behind AES-256-XTS with its 64-byte key and
 // returns the plain device. The parameters are those package disk seeds with.
-func openCrypt(name, dev string, key []byte) (string, error) {
-	size, err := blockSize(dev)
-	if err != nil {
-		return "", fmt.Errorf("crypt: size of %s: %w", dev, err)
+func openCrypt(name string, root *wire.Root) (string, error) {
+	size := uint64(max(0, root.DiskSize))
+	if size == 0 {
+		var err error
+		if size, err = blockSize(root.Disk); err != nil {
+			return "", fmt.Errorf("crypt: size of %s: %w", root.Disk, err)
+		}
 	}
-	ctl, err := os.OpenFile(dmControl, os.O_RDWR, 0)
-	if err != nil {
-		return "", fmt.Errorf("crypt: %w", err)
-	}
-	defer ctl.Close()
-
 	params := make([]byte, 0, 512)
 	defer func() { clear(params[:cap(params)]) }()
 	params = append(params, "aes-xts-plain64 "...)
-	params = hex.AppendEncode(params, key)
+	params = hex.AppendEncode(params, root.DiskKey)
+	params = append(params, " 0 "...)
+	params = append(params, root.Disk...)
 	// Without the work queues a request is ciphered in the context that issues
 	// it: fewer switches, which is what counts on one or two virtual CPUs.
-	params = fmt.Appendf(params, " 0 %s 0 5 allow_discards sector_size:4096 iv_large_sectors no_read_workqueue no_write_workqueue", dev)
+	params = append(params, " 0 5 allow_discards sector_size:4096 iv_large_sectors no_read_workqueue no_write_workqueue"...)
 
-	if _, err := dmCall(ctl, dmDevCreate, name, nil); err != nil {
+	ctl, err := unix.Open(dmControl, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("crypt: %s: %w", dmControl, err)
+	}
+	defer unix.Close(ctl)
+	if _, err := dmCall(ctl, dmDevCreate, name, 0, nil); err != nil {
 		return "", fmt.Errorf("crypt: create: %w", err)
 	}
-	if _, err := dmCall(ctl, dmTableLoad, name, dmTarget(size/sectorSize, params)); err != nil {
-		return "", fmt.Errorf("crypt: table: %w", err)
+	if _, err := dmCall(ctl, dmTableLoad, name, 0, dmTarget(size/sectorSize, params)); err != nil {
+		return "", fmt.Errorf("crypt: table: %w", errors.Join(err, closeCrypt(name)))
 	}
-	num, err := dmCall(ctl, dmDevSuspend, name, nil)
+	num, err := dmCall(ctl, dmDevSuspend, name, 0, nil)
 	if err != nil {
-		return "", fmt.Errorf("crypt: resume: %w", err)
+		return "", fmt.Errorf("crypt: resume: %w", errors.Join(err, closeCrypt(name)))
 	}
-	return fmt.Sprintf("/dev/dm-%d", unix.Minor(num)), nil
+	return "/dev/dm-" + strconv.Itoa(int(unix.Minor(num))), nil
+}
+
+// closeCrypt removes a mapped device. One that is not there is fine.
+func closeCrypt(name string) error {
+	ctl, err := unix.Open(dmControl, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("crypt: %s: %w", dmControl, err)
+	}
+	defer unix.Close(ctl)
+	if _, err := dmCall(ctl, dmDevRemove, name, 0, nil); err != nil && !errors.Is(err, unix.ENXIO) {
+		return fmt.Errorf("crypt: remove: %w", err)
+	}
+	return nil
+}
+
+// suspend holds every request for a mapped device from now on. What is mounted
+// from it is the caller's to write out: freezing it here would mean thawing it
+// later, at the cost of a write that a start would wait for.
+func suspend(name string) error {
+	ctl, err := unix.Open(dmControl, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("crypt: %s: %w", dmControl, err)
+	}
+	defer unix.Close(ctl)
+	if _, err := dmCall(ctl, dmDevSuspend, name, dmSuspend|dmSkipLock, nil); err != nil {
+		return fmt.Errorf("crypt: suspend: %w", err)
+	}
+	return nil
+}
+
+// rekey gives a suspended device another key and lets it go on.
+func rekey(name string, key []byte) error {
+	ctl, err := unix.Open(dmControl, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("crypt: %s: %w", dmControl, err)
+	}
+	defer unix.Close(ctl)
+	const sector, text = 8, "key set " // struct dm_target_msg: the target's first sector, then words
+	msg := make([]byte, sector, sector+len(text)+2*len(key)+1)
+	msg = hex.AppendEncode(append(msg, text...), key)
+	if _, err := dmCall(ctl, dmMessage, name, 0, append(msg, 0)); err != nil {
+		return fmt.Errorf("crypt: key: %w", err)
+	}
+	if _, err := dmCall(ctl, dmDevSuspend, name, 0, nil); err != nil {
+		return fmt.Errorf("crypt: resume: %w", err)
+	}
+	return nil
 }
 
 // dmTarget is a table of one crypt target over sectors sectors.
@@ -73,7 +132,7 @@ func dmTarget(sectors uint64, params []byte) []byte {
 
 // dmCall makes one request and returns the device number in the answer. The
 // payload and the buffer are cleared, as they may hold a key.
-func dmCall(ctl *os.File, nr uintptr, name string, payload []byte) (uint64, error) {
+func dmCall(ctl int, nr uintptr, name string, flags uint32, payload []byte) (uint64, error) {
 	buf := make([]byte, dmBufLen)
 	defer clear(buf)
 	defer clear(payload)
@@ -87,13 +146,13 @@ func dmCall(ctl *os.File, nr uintptr, name string, payload []byte) (uint64, erro
 	if payload != nil {
 		le.PutUint32(buf[20:], 1) // one target
 	}
-	le.PutUint32(buf[28:], dmSecureData)
+	le.PutUint32(buf[28:], dmSecureData|flags)
 	copy(buf[48:48+127], name)
 	copy(buf[dmHeaderLen:], payload)
 
 	const iowr = 3 << 30
 	req := iowr | dmHeaderLen<<16 | 0xfd<<8 | nr
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, ctl.Fd(), req, uintptr(unsafe.Pointer(&buf[0])))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(ctl), req, uintptr(unsafe.Pointer(&buf[0])))
 	if errno != 0 {
 		return 0, errno
 	}
@@ -101,36 +160,51 @@ func dmCall(ctl *os.File, nr uintptr, name string, payload []byte) (uint64, erro
 }
 
 // blockSize is the size of a block device in bytes.
-func blockSize(dev string) (uint64, error) {
-	f, err := os.Open(dev)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	var n uint64
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.BLKGETSIZE64, uintptr(unsafe.Pointer(&n)))
-	if errno != 0 {
-		return 0, errno
-	}
-	return n, nil
+func blockSize(dev string) (n uint64, err error) {
+	return n, onDevice(dev, func(fd int) error { return ioctl(fd, unix.BLKGETSIZE64, unsafe.Pointer(&n)) })
+}
+
+// forgetPages drops what the kernel has in memory of a block device, so that
+// another content behind it is read anew.
+func forgetPages(dev string) error {
+	return onDevice(dev, func(fd int) error { return ioctl(fd, unix.BLKFLSBUF, nil) })
 }
 
 // fsType recognises the file systems a read-only root may have.
-func fsType(dev string) (string, error) {
-	f, err := os.Open(dev)
+func fsType(dev string) (fs string, err error) {
+	return fs, onDevice(dev, func(fd int) error {
+		var sb [64]byte
+		n, err := unix.Pread(fd, sb[:], 1024)
+		switch {
+		case err != nil:
+		case n == len(sb) && bytes.Equal(sb[56:58], []byte{0x53, 0xef}):
+			fs = "ext4"
+		case n == len(sb) && bytes.Equal(sb[:4], []byte{0xe2, 0xe1, 0xf5, 0xe0}):
+			fs = "erofs"
+		default:
+			err = errors.New("it holds no file system known here")
+		}
+		return err
+	})
+}
+
+// onDevice opens a device for do. Without os.File, which would ask the kernel
+// whether it can be polled.
+func onDevice(dev string, do func(fd int) error) error {
+	fd, err := unix.Open(dev, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = do(fd)
+		unix.Close(fd)
+	}
 	if err != nil {
-		return "", err
+		return fmt.Errorf("%s: %w", dev, err)
 	}
-	defer f.Close()
-	var sb [64]byte
-	if _, err := f.ReadAt(sb[:], 1024); err != nil {
-		return "", err
+	return nil
+}
+
+func ioctl(fd int, request uint, arg unsafe.Pointer) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(request), uintptr(arg)); errno != 0 {
+		return errno
 	}
-	switch {
-	case bytes.Equal(sb[56:58], []byte{0x53, 0xef}):
-		return "ext4", nil
-	case bytes.Equal(sb[:4], []byte{0xe2, 0xe1, 0xf5, 0xe0}):
-		return "erofs", nil
-	}
-	return "", fmt.Errorf("%s holds no file system known here", dev)
+	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly/guest/wire"
 )
 
 // stopGrace is how long processes get between being asked to end and being
@@ -16,6 +18,9 @@ const stopGrace = 3 * time.Second
 // Poweroff ends every process, writes the disk out and powers the machine off.
 // It returns only on error.
 func (s *System) Poweroff(ctx context.Context) error {
+	if err := s.Thaw(ctx, wire.Thaw{}); err != nil { // the frozen could not end in order
+		return err
+	}
 	if err := s.endProcesses(ctx); err != nil {
 		return err
 	}

@@ -33,6 +33,9 @@ func listenUevents() (*uevents, error) {
 // wait returns once found says true. It asks at once and then after every
 // event, and gives up when ctx ends.
 func (u *uevents) wait(ctx context.Context, what string, found func() bool) error {
+	if found() {
+		return nil
+	}
 	stop := context.AfterFunc(ctx, func() { _ = u.file.SetReadDeadline(time.Unix(1, 0)) })
 	defer func() {
 		stop()

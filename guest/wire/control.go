@@ -7,20 +7,29 @@
 // constant here. docs/formats/guest.md describes the same from outside.
 package wire
 
-import "github.com/dayfly/dayfly"
+import (
+	"strings"
+
+	"github.com/dayfly/dayfly"
+)
 
 // Routes of the agent that only the host may call; every edge refuses them.
 const (
 	InitPath     = "/init"     // POST Init -> InitReply
 	PoweroffPath = "/poweroff" // POST, no body: stop all processes in order, sync, unmount, power off
+	FreezePath   = "/freeze"   // POST, no body -> FreezeReply: no process of the workspace runs any more
+	ThawPath     = "/thaw"     // POST, no body: they go on
+	RenewPath    = "/renew"    // POST Renew -> RenewReply: a restored copy becomes one of its own
+	RestPath     = "/rest"     // POST, no body: the disk is written out and stands still until a Renew with a DiskKey
+	RehearsePath = "/rehearse" // POST Rehearse -> RehearseReply: a start on throw-away parts, undone again
 )
 
 // AgentPort is the port of the in-guest API, as E2B clients know it. A stream
 // from the host names the port it wants in its first bytes; see Preamble.
 const AgentPort = 49983
 
-// ProtocolVersion is the version of Hello, Init and the preamble.
-const ProtocolVersion = 1
+// ProtocolVersion is the version of the hail, Hello, Init and the preamble.
+const ProtocolVersion = 2
 
 // A stream the host opens inside a session begins with a preamble of 4 bytes:
 // ProtocolVersion and the port wanted, each a big-endian uint16. The agent
@@ -31,20 +40,6 @@ const (
 	PreambleRefused = 1 // nothing listens on that port
 	PreambleBad     = 2 // unknown version
 )
-
-// MaxHello bounds the Hello line, newline included.
-const MaxHello = 4 << 10
-
-// Hello is the first thing an agent says on a new channel: one line of JSON.
-// Whatever precedes it is discarded: a channel may hold the end of a session
-// that the host left.
-type Hello struct {
-	Dayfly int     `json:"dayfly"`    // ProtocolVersion; tells a hello line from stale bytes
-	Agent  string  `json:"agent"`     // version of the agent
-	Boot   string  `json:"boot"`      // the guest kernel's boot id
-	Uptime float64 `json:"uptime_ms"` // milliseconds since the guest's kernel started
-	Init   bool    `json:"init"`      // an Init has been carried out already
-}
 
 // Init makes an empty VM a workspace: POST /init on the agent's port. The
 // fields that E2B's hosts send have E2B's names. It is refused by every edge.
@@ -58,6 +53,9 @@ type Init struct {
 
 	// Dayfly's part. Root and Disk are acted on once, by the first Init.
 	ID       string              `json:"id,omitempty"`
+	Former   string              `json:"former,omitempty"`   // host name of the workspace whose disk it is a copy of
+	Strays   []string            `json:"strays,omitempty"`   // host names that the disk may have kept of others; what goes with them is theirs, too
+	Restored bool                `json:"restored,omitempty"` // the machine is a copy: what its kernel made up at boot is renewed
 	Hostname string              `json:"hostname,omitempty"`
 	Entropy  []byte              `json:"entropy,omitempty"` // credited to the kernel's pool
 	Config   *dayfly.ImageConfig `json:"config,omitempty"`
@@ -69,10 +67,29 @@ type Root struct {
 	Image   string `json:"image"`              // device of the read-only root, such as /dev/vda
 	Disk    string `json:"disk"`               // device of the private disk, such as /dev/vdb
 	DiskKey []byte `json:"disk_key,omitempty"` // 64 bytes for AES-256-XTS; empty: the disk is not encrypted
+
+	// DiskSize is how many bytes of the device are the disk; 0: all of them. A
+	// machine restored from another one's state still has the size of that one's.
+	DiskSize int64 `json:"disk_size,omitempty"`
 }
 
 // InitReply says what Init did and how long each part took.
 type InitReply struct {
-	Timeline dayfly.Timeline `json:"timeline"` // At counts from the start of Init
-	Kernel   string          `json:"kernel"`   // what uname -r says
+	Timeline  dayfly.Timeline `json:"timeline"`            // At counts from the start of Init
+	Kernel    string          `json:"kernel"`              // what uname -r says
+	Confirmed []Confirmation  `json:"confirmed,omitempty"` // what was set, as it was read back
+}
+
+// HostName is the host name of a workspace: name where it can be one, else its
+// id.
+func HostName(name, id string) string {
+	const longest = 63
+	ok := name != "" && len(name) <= longest && !strings.HasPrefix(name, "-")
+	for _, r := range name {
+		ok = ok && (r == '-' || r == '.' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
+	}
+	if ok {
+		return name
+	}
+	return id
 }

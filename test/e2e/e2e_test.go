@@ -58,11 +58,11 @@ func newState(t *testing.T) string {
 	return dir
 }
 
-// assertNothingLeft looks for workspaces, processes and mounts of a state
-// directory.
+// assertNothingLeft looks for workspaces, snapshots, processes and mounts of a
+// state directory.
 func assertNothingLeft(t *testing.T, state string) {
 	t.Helper()
-	for _, sub := range []string{"workspaces", "locks"} {
+	for _, sub := range []string{"workspaces", "locks", "snapshots"} {
 		left, err := os.ReadDir(filepath.Join(state, sub))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Error(err)
@@ -156,4 +156,13 @@ func guest(t *testing.T, state, script string, flags ...string) string {
 		t.Fatalf("exit %d; stderr:\n%s\nstdout:\n%s", r.code, r.stderr, r.stdout)
 	}
 	return r.stdout
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	paths, err := filepath.Glob(pattern)
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%s: %q, %v", pattern, paths, err)
+	}
+	return paths
 }

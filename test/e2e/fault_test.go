@@ -107,7 +107,7 @@ func TestSignalsReachTheCommand(t *testing.T) {
 }
 
 // stages are the rows of the startup table, as the log names them.
-var stages = []string{"home", "image", "kernel", "disk", "vmm", "boot", "init"}
+var stages = []string{"home", "image", "kernel", "disk", "template", "vmm", "boot", "init"}
 
 // startedUpTo starts a workspace and returns once the stage is done. logs is
 // what follows in the log.
@@ -234,7 +234,7 @@ func TestMissingVMMTeaches(t *testing.T) {
 	c := command(t, t.Context(), state, "run", "base", "--", "true")
 	c.Env = append(c.Env, "PATH=/nonexistent")
 	out, _ := c.CombinedOutput()
-	if c.ProcessState.ExitCode() != 125 || !bytes.Contains(out, []byte("qemu-system-x86")) || !bytes.Contains(out, []byte("vmm")) {
+	if c.ProcessState.ExitCode() != 125 || !bytes.Contains(out, []byte("qemu-system-x86")) || !bytes.Contains(out, []byte("template:")) {
 		t.Errorf("exit %d: %s", c.ProcessState.ExitCode(), out)
 	}
 }

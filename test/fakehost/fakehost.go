@@ -49,6 +49,7 @@ type Host struct {
 	mu     sync.Mutex
 	of     map[dayfly.ID]*workspace
 	pulled map[string]bool
+	snaps  []dayfly.Snapshot
 	starts chan struct{}
 }
 
@@ -69,7 +70,7 @@ func (h *Host) Starting() <-chan struct{} { return h.starts }
 
 // Options is a server over this host.
 func (h *Host) Options() api.Options {
-	return api.Options{Workspaces: h, Guests: h, Images: images{h}, Kernels: kernels{}, Host: h}
+	return api.Options{Workspaces: h, Snapshots: h, Guests: h, Images: images{h}, Kernels: kernels{}, Host: h, System: h}
 }
 
 // Create makes a workspace.
@@ -82,17 +83,26 @@ func (h *Host) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, 
 	case h.starts <- struct{}{}:
 	default:
 	}
+	if spec.Snapshot != "" {
+		return h.fromSnapshot(ctx, spec)
+	}
 	if err := h.spoil(ctx, spec.Image); err != nil {
 		return dayfly.Workspace{}, err
 	}
+	return h.create(ctx, spec, dayfly.Cold, "")
+}
+
+// create makes a workspace that came to run in one way, as a copy of parent if
+// there is one.
+func (h *Host) create(ctx context.Context, spec dayfly.Spec, kind dayfly.StartKind, parent string) (dayfly.Workspace, error) {
 	w := &workspace{Workspace: dayfly.Workspace{
-		ID: dayfly.NewID(), Name: spec.Name, State: dayfly.Creating, Spec: spec, CreatedAt: time.Now().UTC(),
+		ID: dayfly.NewID(), Name: spec.Name, State: dayfly.Creating, Spec: spec, CreatedAt: time.Now().UTC(), Parent: parent,
 		Image: dayfly.Image{Name: spec.Image, Config: dayfly.ImageConfig{Cmd: []string{"echo", "the image's own command"}}},
 	}}
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.of[w.ID] = w
-	h.mu.Unlock()
-	return h.Start(ctx, w.ID)
+	return h.start(ctx, w, kind)
 }
 
 func (h *Host) spoil(ctx context.Context, image string) error {
@@ -111,7 +121,7 @@ func (h *Host) spoil(ctx context.Context, image string) error {
 	return &dayfly.Error{Kind: dayfly.NotFound, Stage: "image", Msg: "there is no image " + image + ": dayfly image pull " + image}
 }
 
-// Start starts a workspace that has no machine.
+// Start starts a workspace that has no machine; a paused one goes on.
 func (h *Host) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -119,6 +129,17 @@ func (h *Host) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
+	switch w.State {
+	case dayfly.Running:
+		return dayfly.Workspace{}, dayfly.Errorf(dayfly.Conflict, "workspace %s is running already", id)
+	case dayfly.Paused:
+		return h.start(ctx, w, dayfly.Resume)
+	}
+	return h.start(ctx, w, dayfly.Cold)
+}
+
+// start makes w run. The caller holds mu.
+func (h *Host) start(ctx context.Context, w *workspace, kind dayfly.StartKind) (dayfly.Workspace, error) {
 	if w.State != dayfly.Creating {
 		if err := w.State.To(dayfly.Creating); err != nil {
 			return dayfly.Workspace{}, err
@@ -130,7 +151,7 @@ func (h *Host) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error
 	if err := h.init(ctx, w); err != nil {
 		return dayfly.Workspace{}, err
 	}
-	w.State, w.Reason, w.StartKind, w.Accel, w.Timeline = dayfly.Running, "", dayfly.Cold, dayfly.TCG, Timeline
+	w.State, w.Reason, w.StartKind, w.Accel, w.Timeline = dayfly.Running, "", kind, dayfly.TCG, Timeline
 	return w.Workspace, nil
 }
 

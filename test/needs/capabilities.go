@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,8 @@ var (
 	mount      = &capability{name: "mount", remedy: "run as root with CAP_SYS_ADMIN", probe: probeMount}
 	loop       = &capability{name: "loop", remedy: "run as root where loop devices can be made", probe: probeLoop}
 	e2fsprogs  = &capability{name: "e2fsprogs", remedy: setupTest, probe: tool("e2fsck", "/usr/sbin/e2fsck")}
+	xfs        = &capability{name: "xfs", remedy: "install xfsprogs", probe: fileSystem("xfs")}
+	btrfs      = &capability{name: "btrfs", remedy: "install btrfs-progs", probe: fileSystem("btrfs")}
 	mmdebstrap = &capability{name: "mmdebstrap", remedy: setupTest, probe: tool("mmdebstrap")}
 	python     = &capability{name: "python", remedy: setupTest, probe: tool("python3")}
 	qemu       = &capability{name: "qemu", remedy: setupTest, probe: probeQEMU}
@@ -44,7 +47,7 @@ var (
 	kernelSrc  = &capability{name: "kernel-source", remedy: "run packaging/setup.sh kernel", probe: probeKernelSource}
 	state      = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
 
-	capabilities = []*capability{root, mount, loop, e2fsprogs, mmdebstrap, python, qemu, kvm, vhostVsock, kernelDeb, kernelSrc, state}
+	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, qemu, kvm, vhostVsock, kernelDeb, kernelSrc, state}
 )
 
 // Root needs the test to run as root.
@@ -59,6 +62,12 @@ func Loop(t testing.TB) { t.Helper(); loop.require(t) }
 // E2fsprogs needs mke2fs, e2fsck and debugfs. It returns the path of e2fsck;
 // the others lie beside it.
 func E2fsprogs(t testing.TB) string { t.Helper(); return e2fsprogs.require(t) }
+
+// XFS needs mkfs.xfs, whose path it returns, and a kernel that mounts XFS.
+func XFS(t testing.TB) string { t.Helper(); return xfs.require(t) }
+
+// Btrfs needs mkfs.btrfs, whose path it returns, and a kernel that mounts Btrfs.
+func Btrfs(t testing.TB) string { t.Helper(); return btrfs.require(t) }
 
 // Mmdebstrap needs mmdebstrap, which makes the image base, and returns its path.
 func Mmdebstrap(t testing.TB) string { t.Helper(); return mmdebstrap.require(t) }
@@ -135,6 +144,21 @@ func tool(names ...string) func() (string, error) {
 			errs = append(errs, err)
 		}
 		return "", errors.Join(errs...)
+	}
+}
+
+// fileSystem looks for the maker of a kind of file system that the kernel knows.
+func fileSystem(kind string) func() (string, error) {
+	return func() (string, error) {
+		path, err := tool("mkfs."+kind, "/usr/sbin/mkfs."+kind)()
+		if err != nil {
+			return "", err
+		}
+		known, err := os.ReadFile("/proc/filesystems")
+		if err == nil && !strings.Contains(string(known), "\t"+kind+"\n") {
+			err = fmt.Errorf("the kernel does not know %s", kind)
+		}
+		return path, err
 	}
 }
 

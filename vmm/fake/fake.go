@@ -13,8 +13,10 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
+	"sync"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly/vmm"
 )
@@ -29,6 +31,8 @@ type Inside struct {
 	Config  vmm.Config
 	Port    net.Listener // the port's connections, one after another; the host's hang-up is io.EOF
 	Console io.Writer
+	RAM     []byte                         // all of it that is saved and restored: a restored guest finds in it what its origin left
+	Drive   func(i int) (vmm.Drive, error) // drive i as it is now: Path holds all of it
 }
 
 // Driver makes machines of one kind of guest. It is a vmm.Driver.
@@ -70,15 +74,31 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	locks, err := lockDrives(c.Drives)
+	if err := checkState(c); err != nil {
+		return nil, err
+	}
+	drives, err := lockDrives(c.Drives)
 	if err != nil {
 		return nil, err
 	}
+	ram, err := mapRAM(c)
+	if err != nil {
+		unlockDrives(drives)
+		return nil, err
+	}
+	if c.Memory.Fill != nil {
+		if err := c.Memory.Fill(ctx); err != nil {
+			unlockDrives(drives)
+			return nil, errors.Join(err, unix.Munmap(ram))
+		}
+	}
 	m := &machine{
+		config:  c,
+		ram:     ram,
+		drives:  drives,
 		pid:     int(pidMax + pids.Add(1)),
 		port:    newPort(),
 		console: vmm.NewTail(vmm.ConsoleBytes),
-		locks:   locks,
 		done:    make(chan struct{}),
 	}
 	alive, end := context.WithCancelCause(context.Background())
@@ -107,22 +127,27 @@ type machine struct {
 	pid     int
 	port    *port
 	console *vmm.Tail
-	locks   []*os.File
+	config  vmm.Config
+	ram     []byte
 	end     context.CancelCauseFunc
 	done    chan struct{}
 	exit    vmm.Exit // valid once done is closed
+
+	mu     sync.Mutex
+	drives []attached
 }
 
 // run is the machine's whole life.
 func (m *machine) run(ctx context.Context, guest Guest, c vmm.Config) {
 	stop := context.AfterFunc(ctx, m.port.shut)
-	err := guest(ctx, Inside{Config: c, Port: m.port, Console: m.console})
+	err := guest(ctx, Inside{Config: c, Port: m.port, Console: m.console, RAM: m.ram, Drive: m.drive})
 	stop()
 	m.port.shut()
 	m.exit = m.why(context.Cause(ctx), err)
-	for _, f := range m.locks {
-		_ = f.Close()
-	}
+	m.mu.Lock()
+	unlockDrives(m.drives)
+	m.mu.Unlock()
+	_ = unix.Munmap(m.ram)
 	m.end(nil)
 	close(m.done)
 }

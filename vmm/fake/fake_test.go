@@ -3,7 +3,6 @@ package fake_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/vmm"
 	"github.com/dayfly/dayfly/vmm/fake"
 	"github.com/dayfly/dayfly/vmm/vmmtest"
 	"github.com/dayfly/dayfly/vmm/vmmtest/script"
@@ -61,14 +61,26 @@ type inside struct {
 }
 
 func (g *inside) Drive(i int) (script.Drive, error) {
-	if i >= len(g.Config.Drives) {
-		return nil, fmt.Errorf("no drive %d", i)
+	d, err := g.Inside.Drive(i)
+	if err != nil {
+		return nil, err
 	}
 	how := os.O_RDWR
-	if g.Config.Drives[i].ReadOnly {
+	if d.ReadOnly {
 		how = os.O_RDONLY
 	}
-	return os.OpenFile(g.Config.Drives[i].Path, how, 0)
+	return os.OpenFile(d.Path, how, 0)
+}
+
+func (g *inside) Keep(text string) error {
+	clear(g.RAM[:vmm.PageSize])
+	copy(g.RAM, text)
+	return nil
+}
+
+func (g *inside) Kept() (string, error) {
+	text, _, _ := strings.Cut(string(g.RAM[:vmm.PageSize]), "\x00")
+	return text, nil
 }
 
 func (g *inside) Console(line string) error {

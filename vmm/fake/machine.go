@@ -3,9 +3,6 @@ package fake
 import (
 	"context"
 	"net"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/vmm"
@@ -75,30 +72,4 @@ func (m *machine) Close() error {
 	m.end(errClosed)
 	<-m.done
 	return nil
-}
-
-// lockDrives holds every drive as a VMM would: a writer alone, readers together.
-func lockDrives(drives []vmm.Drive) (locks []*os.File, err error) {
-	defer func() {
-		if err != nil {
-			for _, f := range locks {
-				_ = f.Close()
-			}
-		}
-	}()
-	for _, d := range drives {
-		f, err := os.Open(d.Path)
-		if err != nil {
-			return locks, err
-		}
-		locks = append(locks, f)
-		how := unix.LOCK_EX
-		if d.ReadOnly {
-			how = unix.LOCK_SH
-		}
-		if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
-			return locks, dayfly.Errorf(dayfly.Conflict, "a drive is in use by another machine, and one of the two writes: stop the other one first")
-		}
-	}
-	return locks, nil
 }

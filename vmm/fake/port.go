@@ -114,6 +114,17 @@ func (p *port) resume() {
 	}
 }
 
+func (p *port) paused() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.running:
+		return false
+	default:
+		return true
+	}
+}
+
 // wait returns when the guest may run.
 func (p *port) wait() {
 	p.mu.Lock()

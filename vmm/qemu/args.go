@@ -15,12 +15,15 @@ import (
 const (
 	monitorFD = 3 // one end of a socket pair: no path, nobody else to connect
 	agentFD   = 4 // a listening socket: Channel may connect before QEMU is up
+	memoryFD  = 5 // only of a machine that has a memory file
+	stateFD   = 6 // only of a restored one
 )
 
 // Names of parts of the machine, for QMP.
 const (
 	consoleChardev = "console"
 	agentChardev   = "agent"
+	ramBlock       = "ram" // where it has a memory file
 )
 
 // nameMark begins the -name of every machine of ours, which goes on with the
@@ -48,9 +51,6 @@ func arguments(c vmm.Config, tscKHz int) []string {
 
 		// qboot is the shortest way from reset to a PVH entry.
 		{"-bios", "qboot.rom"},
-		{"-kernel", c.Kernel},
-		{"-initrd", c.Initramfs},
-		{"-append", strings.Join(kernelParams(c, tscKHz), " ")},
 
 		{"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", monitorFD)},
 		{"-mon", "chardev=qmp,mode=control"},
@@ -71,7 +71,38 @@ func arguments(c vmm.Config, tscKHz int) []string {
 	for i, d := range c.Drives {
 		options = append(options, drive(i, d)...)
 	}
+	options = append(options, memory(c)...)
+	options = append(options, beginning(c, tscKHz)...)
 	return flatten(options)
+}
+
+// memory is the file that RAM is or begins as. A private mapping of it costs
+// only the pages that are written.
+func memory(c vmm.Config) []option {
+	if c.Memory.File == nil {
+		return nil
+	}
+	how := "share=off,readonly=on,rom=off"
+	if c.Memory.Shared {
+		how = "share=on"
+	}
+	return []option{{"-object", fmt.Sprintf("memory-backend-file,id=%s,size=%dM,mem-path=/proc/self/fd/%d,%s", ramBlock, c.MemoryMiB, memoryFD, how)}}
+}
+
+// beginning is a kernel to boot, or a saved state to go on from. That holds
+// neither the machine's name nor its RAM: see save.
+func beginning(c vmm.Config, tscKHz int) []option {
+	if len(c.State) > 0 {
+		return []option{
+			{"-incoming", fmt.Sprintf("fd:%d", stateFD)},
+			{"-global", "migration.send-configuration=off"},
+		}
+	}
+	return []option{
+		{"-kernel", c.Kernel},
+		{"-initrd", c.Initramfs},
+		{"-append", strings.Join(kernelParams(c, tscKHz), " ")},
+	}
 }
 
 func flatten(options []option) []string {
@@ -92,7 +123,10 @@ func flatten(options []option) []string {
 // there is another way for them. A kernel that is told the rates of both clocks
 // needs neither. Under KVM both are parts of the host's kernel.
 func machineType(c vmm.Config, tscKHz int) string {
-	t := "microvm,isa-serial=off,rtc=on,usb=off,graphics=off,x-option-roms=off,mem-merge=off,dump-guest-core=off"
+	t := "microvm,isa-serial=off,rtc=on,usb=off,graphics=off,x-option-roms=off,mem-merge=off,dump-guest-core=off,suppress-vmdesc=on"
+	if c.Memory.File != nil {
+		t += ",memory-backend=" + ramBlock
+	}
 	switch off := acpiOff(c); {
 	case off && c.Accel == dayfly.TCG && knowsTimer(c, tscKHz):
 		return t + ",acpi=off,pic=off,pit=off"
@@ -169,21 +203,49 @@ func emulated(c vmm.Config, tscKHz int) (params []string) {
 	return params
 }
 
-// drive is a raw file or device. QEMU locks it against other writers. An error
-// of the host's storage, such as a full disk, is the guest's to see: a machine
-// that stopped instead would look as if it hung.
+// drive is a device over its layers. QEMU locks each against other writers. An
+// error of the host's storage, such as a full disk, is the guest's to see: a
+// machine that stopped instead would look as if it hung.
 func drive(i int, d vmm.Drive) []option {
-	node := "drive" + strconv.Itoa(i)
-	file := map[string]any{
-		"driver": "file", "filename": d.Path, "aio": "threads", "locking": "on",
+	top := stack(d)
+	top["node-name"] = driveNode(i)
+	device := map[string]any{"driver": "virtio-blk-device", "drive": driveNode(i), "werror": "report", "rerror": "report"}
+	return []option{{"-blockdev", jsonText(top)}, {"-device", jsonText(device)}}
+}
+
+func driveNode(i int) string { return "drive" + strconv.Itoa(i) }
+
+// stack is the block node of a drive: its uppermost layer, over the others.
+func stack(d vmm.Drive) map[string]any {
+	node := layer(d.Path, d.ReadOnly, len(d.Below) > 0)
+	if len(d.Below) > 0 {
+		node["backing"] = stack(vmm.Drive{Path: d.Below[0], Below: d.Below[1:], ReadOnly: true})
+	}
+	return node
+}
+
+// layer is the block node of one file.
+func layer(path string, readOnly, qcow2 bool) map[string]any {
+	format := "raw"
+	if qcow2 {
+		format = "qcow2"
+	}
+	node := map[string]any{"driver": format, "read-only": readOnly, "file": file(path, readOnly)}
+	if !readOnly {
+		node["discard"] = "unmap"
+	}
+	return node
+}
+
+func file(path string, readOnly bool) map[string]any {
+	f := map[string]any{
+		"driver": "file", "filename": path, "aio": "threads", "locking": "on", "read-only": readOnly,
 		"cache": map[string]bool{"direct": false, "no-flush": false},
 	}
-	raw := map[string]any{"driver": "raw", "node-name": node, "read-only": d.ReadOnly, "file": file}
-	if !d.ReadOnly {
-		raw["discard"], file["discard"] = "unmap", "unmap"
+	if !readOnly {
+		f["discard"] = "unmap"
 	}
-	device := map[string]any{"driver": "virtio-blk-device", "drive": node, "werror": "report", "rerror": "report"}
-	return []option{{"-blockdev", jsonText(raw)}, {"-device", jsonText(device)}}
+	return f
 }
 
 func jsonText(v any) string {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,22 +16,14 @@ import (
 
 const agentSocket = "agent.sock"
 
-// hangUpGrace lies between a hang-up and the next connection. The guest's kernel
-// is told of both, but its process sees only what holds when it runs: if the
-// next connection comes before that, it sees neither (wait_port_readable in
-// drivers/char/virtio_console.c). Nothing tells the host that it has run; 20 ms
-// were too few on a busy host.
-const hangUpGrace = time.Second
-
 // endpoint is the host's side of the guest's port: a socket in the machine's
 // directory.
 type endpoint struct {
 	dir *os.File // so that a long path does not matter: a socket's has 107 bytes
 
-	mu     sync.Mutex
-	gone   bool // dir is closed: its number may be another directory's
-	inUse  bool
-	hungUp time.Time
+	mu    sync.Mutex
+	gone  bool // dir is closed: its number may be another directory's
+	inUse bool
 }
 
 // listen makes the socket and returns the listening end, which is QEMU's. A
@@ -83,17 +74,13 @@ func (e *endpoint) remove() error {
 	return err
 }
 
-// dial connects to the port.
+// dial connects to the port. The guest may not notice that another connection
+// stood before: its kernel is told, but its process sees only what holds when it
+// runs (wait_port_readable in drivers/char/virtio_console.c). What is said over
+// the port must begin in a way that makes up for that.
 func (e *endpoint) dial(ctx context.Context) (net.Conn, error) {
-	wait, err := e.claim()
-	if err != nil {
+	if err := e.claim(); err != nil {
 		return nil, err
-	}
-	select {
-	case <-time.After(wait):
-	case <-ctx.Done():
-		e.release()
-		return nil, ctx.Err()
 	}
 	c, err := e.connect(ctx)
 	if err != nil {
@@ -114,22 +101,21 @@ func (e *endpoint) connect(ctx context.Context) (net.Conn, error) {
 	return d.DialContext(ctx, "unix", e.path())
 }
 
-// claim takes the one connection there is and says how long to wait before it
-// is made.
-func (e *endpoint) claim() (time.Duration, error) {
+// claim takes the one connection there is.
+func (e *endpoint) claim() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.inUse {
-		return 0, dayfly.Errorf(dayfly.Conflict, "the guest's channel is open already: close that connection first")
+		return dayfly.Errorf(dayfly.Conflict, "the guest's channel is open already: close that connection first")
 	}
 	e.inUse = true
-	return time.Until(e.hungUp.Add(hangUpGrace)), nil
+	return nil
 }
 
 func (e *endpoint) release() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.inUse, e.hungUp = false, time.Now()
+	e.inUse = false
 }
 
 // channel is a connection that makes room for the next when it is closed.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,8 @@ type launch struct {
 	endpoint *endpoint
 	agent    *os.File // QEMU's ends, closed here once it has them
 	qmp      *os.File
+	state    *os.File // of a restored machine: where it reads what it goes on from
+	feed     *os.File // our end of that
 	m        *machine
 	running  *call
 }
@@ -52,6 +55,9 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 	if err := l.start(); err != nil {
 		return nil, err
 	}
+	if err := l.pour(ctx); err != nil {
+		return nil, err
+	}
 	if err := l.wait(ctx); err != nil {
 		return nil, err
 	}
@@ -71,7 +77,7 @@ func (l *launch) sockets() (err error) {
 		return joinClose(fmt.Errorf("qemu: monitor socket: %w", err), l.agent)
 	}
 	l.qmp = theirs
-	l.m = newMachine(l.config.ID, l.endpoint, l.driver.log)
+	l.m = newMachine(l.config, l.endpoint, l.driver.log)
 	l.m.mon = newMonitor(ours, l.m.event)
 	l.back.Push("monitor", func(context.Context) error { _ = l.m.mon.Close(); return nil })
 	_, err = l.m.mon.send("qmp_capabilities", nil)
@@ -85,8 +91,7 @@ func (l *launch) sockets() (err error) {
 }
 
 func (l *launch) start() error {
-	defer l.agent.Close()
-	defer l.qmp.Close()
+	defer func() { _ = joinClose(nil, l.agent, l.qmp, l.state) }() // QEMU has them
 	binary, err := l.driver.find()
 	if err != nil {
 		return err
@@ -95,11 +100,15 @@ func (l *launch) start() error {
 	if l.config.Accel == dayfly.TCG {
 		khz = l.driver.tsc.KHz()
 	}
+	files, err := l.files()
+	if err != nil {
+		return err
+	}
 	l.m.proc, err = spawn(spec{
 		binary: binary,
 		args:   arguments(l.config, khz),
 		dir:    l.config.Dir,
-		files:  []*os.File{l.qmp, l.agent},
+		files:  files,
 		orphan: l.config.Orphan,
 	})
 	if err != nil {
@@ -107,6 +116,44 @@ func (l *launch) start() error {
 	}
 	l.back.Push("process", func(context.Context) error { l.m.proc.kill(); return nil })
 	return nil
+}
+
+// files are what QEMU inherits, in the order of the constants monitorFD and on.
+func (l *launch) files() ([]*os.File, error) {
+	files := []*os.File{l.qmp, l.agent}
+	if l.config.Memory.File == nil {
+		return files, nil
+	}
+	files = append(files, l.config.Memory.File)
+	if len(l.config.State) == 0 {
+		return files, nil
+	}
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("qemu: state: %w", err)
+	}
+	l.state, l.feed = theirs, ours
+	return append(files, theirs), nil
+}
+
+// pour has the RAM filled, while QEMU starts, and then hands it the state, for
+// which it waits with all else done.
+func (l *launch) pour(ctx context.Context) error {
+	if l.feed == nil {
+		return nil
+	}
+	defer l.feed.Close()
+	if fill := l.config.Memory.Fill; fill != nil {
+		if err := fill(ctx); err != nil {
+			return err
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.feed.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err := l.feed.Write(l.config.State); err != nil && ctx.Err() == nil && !errors.Is(err, unix.EPIPE) { // then QEMU says why
+		return fmt.Errorf("qemu: state: %w", err)
+	}
+	return ctx.Err()
 }
 
 // wait returns when the guest runs. QMP greets early; a command, though, is
@@ -122,12 +169,34 @@ func (l *launch) wait(ctx context.Context) error {
 		if err = checkMajor(l.m.major()); err != nil {
 			return err
 		}
+		err = l.restored(ctx, status.Running)
+	}
+	if err == nil {
 		l.m.begin()
 		return nil
+	}
+	if cause := ctx.Err(); cause != nil {
+		return cause
 	}
 	// Its last words are complete only when it is gone.
 	l.m.proc.kill()
 	return l.explain(ctx, err)
+}
+
+// restored waits until a saved state has been read: QEMU answers before that,
+// and lets the CPUs go after it.
+func (l *launch) restored(ctx context.Context, running bool) error {
+	if running || len(l.config.State) == 0 {
+		return nil
+	}
+	select {
+	case <-l.m.resumed:
+		return nil
+	case <-l.m.mon.ended:
+		return errMonitorClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // refusals are the reasons to fail that QEMU is known to give, by its words.
@@ -141,6 +210,7 @@ var refusals = []struct {
 	{"not access KVM kernel module", dayfly.Unavailable, "KVM is not available on this host: use --accel tcg"},
 	{"failed to initialize kvm", dayfly.Unavailable, "KVM does not work on this host: use --accel tcg"},
 	{"failed to set MSR", dayfly.Unavailable, "KVM on this host cannot run a guest: use --accel tcg"},
+	{"load of migration failed", dayfly.Unavailable, "this VMM cannot go on from the saved state: it was saved by another version, or of another machine; start cold instead"},
 	{"annot set up guest memory", dayfly.Unavailable, "this host has too little free memory for the machine"},
 	{"annot allocate memory", dayfly.Unavailable, "this host has too little free memory for the machine"},
 }

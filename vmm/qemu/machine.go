@@ -21,7 +21,7 @@ const dyingLimit = time.Second
 
 // machine is one guest. A goroutine (own) is the only one to end it.
 type machine struct {
-	id       string
+	config   vmm.Config
 	proc     *process
 	mon      *monitor
 	endpoint *endpoint
@@ -30,21 +30,38 @@ type machine struct {
 	greeted  atomic.Int64  // QEMU's major version, by its greeting
 	shutdown chan string   // the reason QMP gave for the guest's end
 	stopped  chan struct{} // the CPUs were stopped, maybe not by us
+	resumed  chan struct{} // the CPUs were let go
 	close    func()        // asks own to end the machine
 	done     chan struct{}
 	exit     vmm.Exit // valid once done is closed
 
 	reading sync.Mutex // held while the console is read, which empties it
 	console *vmm.Tail
+
+	blocks sync.Mutex // held while drives are changed
+	drives []attached
+	nodes  int // how many were added, for their names
 }
 
-func newMachine(id string, e *endpoint, log *slog.Logger) *machine {
+// attached is a drive as it is now, and its uppermost block node.
+type attached struct {
+	vmm.Drive
+	node string
+}
+
+func newMachine(c vmm.Config, e *endpoint, log *slog.Logger) *machine {
+	drives := make([]attached, len(c.Drives))
+	for i, d := range c.Drives {
+		drives[i] = attached{d, driveNode(i)}
+	}
 	return &machine{
-		id:       id,
+		config:   c,
+		drives:   drives,
 		endpoint: e,
 		log:      log,
 		shutdown: make(chan string, 1),
 		stopped:  make(chan struct{}, 1),
+		resumed:  make(chan struct{}, 1),
 		done:     make(chan struct{}),
 		console:  vmm.NewTail(vmm.ConsoleBytes),
 	}
@@ -73,10 +90,15 @@ func (m *machine) Pause(ctx context.Context) error { return m.command(ctx, "stop
 func (m *machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
 
 func (m *machine) command(ctx context.Context, name string) error {
+	return m.ask(ctx, name, nil, nil)
+}
+
+// ask carries out a command of QMP's and tells its failure from the machine's end.
+func (m *machine) ask(ctx context.Context, name string, args, out any) error {
 	if m.over() {
 		return m.conflict()
 	}
-	err := m.mon.execute(ctx, name, nil, nil)
+	err := m.mon.execute(ctx, name, args, out)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -153,6 +175,11 @@ func (m *machine) event(msg message) {
 		case m.shutdown <- msg.Data.Reason:
 		default:
 		}
+	case msg.Event == "RESUME":
+		select {
+		case m.resumed <- struct{}{}:
+		default:
+		}
 	case msg.Event == "STOP":
 		select {
 		case m.stopped <- struct{}{}:
@@ -177,7 +204,7 @@ func (m *machine) own(ctx context.Context) {
 	m.proc.kill()
 	_ = m.mon.Close()       // QEMU is gone
 	_ = m.endpoint.remove() // the caller may have removed it already
-	m.log.Debug("machine ended", "machine", m.id, "cause", m.exit.Cause, "err", m.exit.Err)
+	m.log.Debug("machine ended", "machine", m.config.ID, "cause", m.exit.Cause, "err", m.exit.Err)
 	close(m.done)
 }
 

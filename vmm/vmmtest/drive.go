@@ -47,7 +47,7 @@ func drivesComeInOrder(t *testing.T, s Setup) {
 	for i, d := range c.Drives {
 		poke(t, d.Path, 4096, string(rune('A'+i)))
 	}
-	k, _ := meet(t, s.launch(t, c))
+	k := meet(t, s.launch(t, c))
 	for i := range c.Drives {
 		if got, want := k.must("read %d 4096 1", i), hex.EncodeToString([]byte{byte('A' + i)}); got != want {
 			t.Errorf("drive %d holds %s, want %s", i, got, want)
@@ -62,7 +62,7 @@ func readOnlyDriveIsNotWritten(t *testing.T, s Setup) {
 	// Two machines may read one file.
 	s.launch(t, c)
 	c.Dir = t.TempDir()
-	k, _ := meet(t, s.launch(t, c))
+	k := meet(t, s.launch(t, c))
 	if _, err := k.ask("write 0 0 %x", "after!"); err == nil {
 		t.Error("the guest wrote to a read-only drive")
 	}
@@ -73,7 +73,7 @@ func readOnlyDriveIsNotWritten(t *testing.T, s Setup) {
 
 func writesReachTheDrive(t *testing.T, s Setup) {
 	c := s.config(t, driveSize)
-	k, _ := meet(t, s.launch(t, c))
+	k := meet(t, s.launch(t, c))
 	k.must("write 0 8192 %x", "marker")
 	if got := peek(t, c.Drives[0].Path, 8192, 6); got != "marker" {
 		t.Errorf("the file holds %q", got)
@@ -120,7 +120,7 @@ func fullHostDiskIsTheGuestsError(t *testing.T, s Setup) {
 	c := s.config(t)
 	c.Drives = []vmm.Drive{{Path: sparse(t, dir, driveSize)}}
 	m := s.launch(t, c)
-	k, _ := meet(t, m)
+	k := meet(t, m)
 	block := bytes.Repeat([]byte("full"), 4096)
 	full := false
 	for at := 0; at+len(block) <= driveSize && !full; at += len(block) {

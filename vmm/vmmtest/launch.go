@@ -100,7 +100,7 @@ func longDirectoryWorks(t *testing.T, s Setup) {
 	if err := os.Mkdir(c.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	k, _ := meet(t, s.launch(t, c))
+	k := meet(t, s.launch(t, c))
 	if got := k.must("echo hi"); got != "hi" {
 		t.Errorf("echo says %q", got)
 	}

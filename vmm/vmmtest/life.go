@@ -16,7 +16,7 @@ import (
 // that a slow host cannot fail it.
 func pauseStopsAndResumeContinues(t *testing.T, s Setup) {
 	m := s.launch(t, s.config(t))
-	k, _ := meet(t, m)
+	k := meet(t, m)
 	for range 2 { // the second time each is a no-op
 		if err := m.Pause(t.Context()); err != nil {
 			t.Fatalf("Pause: %v", err)
@@ -46,7 +46,7 @@ func pauseStopsAndResumeContinues(t *testing.T, s Setup) {
 // guestClockKeepsTime compares clocks over a span, with bounds that only a
 // clock at a wrong rate exceeds.
 func guestClockKeepsTime(t *testing.T, s Setup) {
-	k, _ := meet(t, s.launch(t, s.config(t)))
+	k := meet(t, s.launch(t, s.config(t)))
 	k.must("echo warm") // the first answer takes longer
 	const span = 2 * time.Second
 	began := time.Now()
@@ -64,7 +64,7 @@ func guestClockKeepsTime(t *testing.T, s Setup) {
 
 func rebootIsPowerOff(t *testing.T, s Setup) {
 	m := s.launch(t, s.config(t))
-	k, _ := meet(t, m)
+	k := meet(t, m)
 	k.must("say last words")
 	k.put("reboot")
 	if got := ended(t, m); got.Cause != vmm.PowerOff || got.Err != nil {
@@ -77,7 +77,7 @@ func rebootIsPowerOff(t *testing.T, s Setup) {
 
 func panicIsTold(t *testing.T, s Setup) {
 	m := s.launch(t, s.config(t))
-	k, _ := meet(t, m)
+	k := meet(t, m)
 	k.put("panic")
 	if got := ended(t, m); got.Cause != vmm.Panic {
 		t.Errorf("exit is %+v, want %s", got, vmm.Panic)
@@ -89,7 +89,7 @@ func panicIsTold(t *testing.T, s Setup) {
 
 func crashIsTold(t *testing.T, s Setup) {
 	m := s.launch(t, s.config(t))
-	k, _ := meet(t, m)
+	k := meet(t, m)
 	if err := s.crash(m); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func endedMachineRefuses(t *testing.T, s Setup) {
 	if got := m.Exit(); got != (vmm.Exit{}) {
 		t.Errorf("a running machine has exit %+v", got)
 	}
-	k, _ := meet(t, m)
+	k := meet(t, m)
 	k.put("reboot")
 	ended(t, m)
 	wantKind(t, m.Pause(t.Context()), dayfly.Conflict)
@@ -161,7 +161,7 @@ func endedMachineRefuses(t *testing.T, s Setup) {
 // consoleIsBounded reads while the guest floods, and after it has died.
 func consoleIsBounded(t *testing.T, s Setup) {
 	m := s.launch(t, s.config(t))
-	k, _ := meet(t, m)
+	k := meet(t, m)
 	for range 2 {
 		k.must("flood %d", vmm.ConsoleBytes)
 		if got := m.Console(); len(got) > vmm.ConsoleBytes || !bytes.Contains(got, []byte("flood")) {

@@ -140,7 +140,7 @@ func parentsDeathKills(t *testing.T, s Setup) {
 	// What the killed owner left in the directory is not in the way.
 	c := s.config(t)
 	c.Dir = dir
-	k, _ := meet(t, s.launch(t, c))
+	k := meet(t, s.launch(t, c))
 	if got := k.must("echo again"); got != "again" {
 		t.Errorf("echo says %q", got)
 	}

@@ -36,10 +36,11 @@ func dial(t *testing.T, m vmm.Machine) *talk {
 
 // meet opens the channel and waits for the guest's greeting. What comes before
 // may be left over from an earlier connection.
-func meet(t *testing.T, m vmm.Machine) (*talk, int) {
+func meet(t *testing.T, m vmm.Machine) *talk {
 	t.Helper()
 	k := dial(t, m)
-	return k, k.greeting()
+	k.greeting()
+	return k
 }
 
 // greeting returns how many hang-ups the guest has seen.

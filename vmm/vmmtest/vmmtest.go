@@ -78,7 +78,7 @@ var promises = []promise{
 	{"ChannelOpensBeforeTheGuestIsUp", channelOpensBeforeTheGuestIsUp, false},
 	{"ChannelCarriesMuch", channelCarriesMuch, false},
 	{"ChannelIsOneConnection", channelIsOneConnection, false},
-	{"HangUpIsSeenAndChannelOpensAgain", hangUpIsSeenAndChannelOpensAgain, false},
+	{"ChannelOpensAgainAtOnce", channelOpensAgainAtOnce, false},
 	{"EveryCPURuns", everyCPURuns, false},
 	{"KernelParametersReachTheGuest", kernelParametersReachTheGuest, false},
 
@@ -90,6 +90,13 @@ var promises = []promise{
 
 	{"PauseStopsAndResumeContinues", pauseStopsAndResumeContinues, false},
 	{"GuestClockKeepsTime", guestClockKeepsTime, false},
+
+	{"SavedMachineGoesOnBesideItsCopies", savedMachineGoesOnBesideItsCopies, false},
+	{"CopiesShareTheirMemoryFile", copiesShareTheirMemoryFile, false},
+	{"MemoryIsFilledBeforeTheMachineGoesOn", memoryIsFilledBeforeTheMachineGoesOn, false},
+	{"SetDriveShowsTheOtherFile", setDriveShowsTheOtherFile, false},
+	{"SaveIsRefusedWhileRunning", saveIsRefusedWhileRunning, false},
+	{"SpoiltStateIsRefused", spoiltStateIsRefused, false},
 
 	{"RebootIsPowerOff", rebootIsPowerOff, false},
 	{"PanicIsTold", panicIsTold, false},

@@ -29,6 +29,12 @@ type BuildImage struct {
 // Check defines model for Check.
 type Check = dayfly.Check
 
+// CreateSnapshot defines model for CreateSnapshot.
+type CreateSnapshot struct {
+	// Name Unique on a host; no spaces, no slashes, and nothing that looks like an id.
+	Name string `json:"name,omitempty"`
+}
+
 // Error defines model for Error.
 type Error = dayfly.Error
 
@@ -50,6 +56,11 @@ type Event struct {
 	// Kernel A guest kernel that this host can boot.
 	Kernel   *Kernel   `json:"kernel,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
+}
+
+// ForkWorkspace defines model for ForkWorkspace.
+type ForkWorkspace struct {
+	Count *int `json:"count,omitempty"`
 }
 
 // Host defines model for Host.
@@ -88,7 +99,21 @@ type PullImage struct {
 	Reference string `json:"reference"`
 }
 
-// Spec What a caller asks for.
+// RollbackWorkspace defines model for RollbackWorkspace.
+type RollbackWorkspace struct {
+	// Snapshot Id or name of a snapshot of this workspace.
+	Snapshot string `json:"snapshot"`
+}
+
+// Snapshot A workspace at one instant, kept to start others from. It outlives the workspace.
+type Snapshot = dayfly.Snapshot
+
+// SnapshotList defines model for SnapshotList.
+type SnapshotList struct {
+	Snapshots []Snapshot `json:"snapshots"`
+}
+
+// Spec What a caller asks for; exactly one of image and snapshot.
 type Spec = dayfly.Spec
 
 // Stage One timed step of a start, in milliseconds since the request was read.
@@ -96,6 +121,14 @@ type Stage = dayfly.Stage
 
 // State defines model for State.
 type State = dayfly.State
+
+// Usage What one kind of thing takes on the host's disk.
+type Usage = dayfly.Usage
+
+// UsageList defines model for UsageList.
+type UsageList struct {
+	Usage []Usage `json:"usage"`
+}
 
 // Version defines model for Version.
 type Version struct {
@@ -131,6 +164,12 @@ type ImportImageParams struct {
 	Platform Platform `form:"platform,omitempty" json:"platform,omitempty"`
 }
 
+// ListSnapshotsParams defines parameters for ListSnapshots.
+type ListSnapshotsParams struct {
+	// Workspace Only those taken of this workspace, which may be deleted by now.
+	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
+}
+
 // BuildImageJSONRequestBody defines body for BuildImage for application/json ContentType.
 type BuildImageJSONRequestBody = BuildImage
 
@@ -139,6 +178,15 @@ type PullImageJSONRequestBody = PullImage
 
 // CreateWorkspaceJSONRequestBody defines body for CreateWorkspace for application/json ContentType.
 type CreateWorkspaceJSONRequestBody = Spec
+
+// ForkWorkspaceJSONRequestBody defines body for ForkWorkspace for application/json ContentType.
+type ForkWorkspaceJSONRequestBody = ForkWorkspace
+
+// RollbackWorkspaceJSONRequestBody defines body for RollbackWorkspace for application/json ContentType.
+type RollbackWorkspaceJSONRequestBody = RollbackWorkspace
+
+// CreateSnapshotJSONRequestBody defines body for CreateSnapshot for application/json ContentType.
+type CreateSnapshotJSONRequestBody = CreateSnapshot
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -291,6 +339,31 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/kernels/import (the `ImportKernel` operationId).
 	ImportKernelWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListSnapshots The snapshots of this host, newest first.
+	//
+	// Corresponds with GET /v1/snapshots (the `ListSnapshots` operationId).
+	ListSnapshots(ctx context.Context, params *ListSnapshotsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteSnapshot Forget a snapshot. What was started from it goes on.
+	//
+	// Corresponds with DELETE /v1/snapshots/{ref} (the `DeleteSnapshot` operationId).
+	DeleteSnapshot(ctx context.Context, ref string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetSnapshot One snapshot.
+	//
+	// Corresponds with GET /v1/snapshots/{ref} (the `GetSnapshot` operationId).
+	GetSnapshot(ctx context.Context, ref string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// Prune Remove what can be made again.
+	//
+	// Corresponds with POST /v1/system/prune (the `Prune` operationId).
+	Prune(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetUsage What there is on the host's disk, by kind.
+	//
+	// Corresponds with GET /v1/system/usage (the `GetUsage` operationId).
+	GetUsage(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetVersion The release this server was built from.
 	//
 	// Corresponds with GET /v1/version (the `GetVersion` operationId).
@@ -331,7 +404,80 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/workspaces/{id} (the `GetWorkspace` operationId).
 	GetWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// StartWorkspace Start a stopped workspace from its disk.
+	// ForkWorkspaceWithBody Make running copies of a running workspace, which goes on.
+	//
+	// All or none: after an error, or if the caller leaves before the answer,
+	// nothing is left of any. Without a body it is one copy.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/fork (the `ForkWorkspace` operationId).
+	ForkWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ForkWorkspace Make running copies of a running workspace, which goes on.
+	//
+	// All or none: after an error, or if the caller leaves before the answer,
+	// nothing is left of any. Without a body it is one copy.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/fork (the `ForkWorkspace` operationId).
+	ForkWorkspace(ctx context.Context, id WorkspaceID, body ForkWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PauseWorkspace Save a running workspace, memory and disk, and end its machine.
+	//
+	// Answers once memory and disk are safely on this host's disk. A caller
+	// that leaves does not stop it half-way.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/pause (the `PauseWorkspace` operationId).
+	PauseWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ResumeWorkspace Let a paused workspace go on where it was.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/resume (the `ResumeWorkspace` operationId).
+	ResumeWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RollbackWorkspaceWithBody Put a workspace back to where it was when a snapshot was taken of it.
+	//
+	// What happened in it since then is lost. A caller that leaves does not
+	// stop it half-way.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/rollback (the `RollbackWorkspace` operationId).
+	RollbackWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RollbackWorkspace Put a workspace back to where it was when a snapshot was taken of it.
+	//
+	// What happened in it since then is lost. A caller that leaves does not
+	// stop it half-way.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/rollback (the `RollbackWorkspace` operationId).
+	RollbackWorkspace(ctx context.Context, id WorkspaceID, body RollbackWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSnapshotWithBody Keep a running workspace as it is at one instant; it goes on.
+	//
+	// Closing the connection before the answer leaves no snapshot. Without a
+	// body the snapshot has no name.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshotWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSnapshot Keep a running workspace as it is at one instant; it goes on.
+	//
+	// Closing the connection before the answer leaves no snapshot. Without a
+	// body the snapshot has no name.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/snapshots (the `CreateSnapshot` operationId).
+	CreateSnapshot(ctx context.Context, id WorkspaceID, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StartWorkspace Start a stopped workspace from its disk; a paused one goes on as with resume.
 	//
 	// Corresponds with POST /v1/workspaces/{id}/start (the `StartWorkspace` operationId).
 	StartWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -549,6 +695,81 @@ func (c *Client) ImportKernelWithBody(ctx context.Context, contentType string, b
 	return c.Client.Do(req)
 }
 
+// ListSnapshots The snapshots of this host, newest first.
+//
+// Corresponds with GET /v1/snapshots (the `ListSnapshots` operationId).
+func (c *Client) ListSnapshots(ctx context.Context, params *ListSnapshotsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListSnapshotsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteSnapshot Forget a snapshot. What was started from it goes on.
+//
+// Corresponds with DELETE /v1/snapshots/{ref} (the `DeleteSnapshot` operationId).
+func (c *Client) DeleteSnapshot(ctx context.Context, ref string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteSnapshotRequest(c.Server, ref)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSnapshot One snapshot.
+//
+// Corresponds with GET /v1/snapshots/{ref} (the `GetSnapshot` operationId).
+func (c *Client) GetSnapshot(ctx context.Context, ref string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSnapshotRequest(c.Server, ref)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// Prune Remove what can be made again.
+//
+// Corresponds with POST /v1/system/prune (the `Prune` operationId).
+func (c *Client) Prune(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPruneRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetUsage What there is on the host's disk, by kind.
+//
+// Corresponds with GET /v1/system/usage (the `GetUsage` operationId).
+func (c *Client) GetUsage(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetUsageRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetVersion The release this server was built from.
 //
 // Corresponds with GET /v1/version (the `GetVersion` operationId).
@@ -649,7 +870,160 @@ func (c *Client) GetWorkspace(ctx context.Context, id WorkspaceID, reqEditors ..
 	return c.Client.Do(req)
 }
 
-// StartWorkspace Start a stopped workspace from its disk.
+// ForkWorkspaceWithBody Make running copies of a running workspace, which goes on.
+//
+// All or none: after an error, or if the caller leaves before the answer,
+// nothing is left of any. Without a body it is one copy.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/fork (the `ForkWorkspace` operationId).
+func (c *Client) ForkWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewForkWorkspaceRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ForkWorkspace Make running copies of a running workspace, which goes on.
+//
+// All or none: after an error, or if the caller leaves before the answer,
+// nothing is left of any. Without a body it is one copy.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/fork (the `ForkWorkspace` operationId).
+func (c *Client) ForkWorkspace(ctx context.Context, id WorkspaceID, body ForkWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewForkWorkspaceRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PauseWorkspace Save a running workspace, memory and disk, and end its machine.
+//
+// Answers once memory and disk are safely on this host's disk. A caller
+// that leaves does not stop it half-way.
+//
+// Corresponds with POST /v1/workspaces/{id}/pause (the `PauseWorkspace` operationId).
+func (c *Client) PauseWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPauseWorkspaceRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ResumeWorkspace Let a paused workspace go on where it was.
+//
+// Corresponds with POST /v1/workspaces/{id}/resume (the `ResumeWorkspace` operationId).
+func (c *Client) ResumeWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewResumeWorkspaceRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RollbackWorkspaceWithBody Put a workspace back to where it was when a snapshot was taken of it.
+//
+// What happened in it since then is lost. A caller that leaves does not
+// stop it half-way.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/rollback (the `RollbackWorkspace` operationId).
+func (c *Client) RollbackWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRollbackWorkspaceRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RollbackWorkspace Put a workspace back to where it was when a snapshot was taken of it.
+//
+// What happened in it since then is lost. A caller that leaves does not
+// stop it half-way.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/rollback (the `RollbackWorkspace` operationId).
+func (c *Client) RollbackWorkspace(ctx context.Context, id WorkspaceID, body RollbackWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRollbackWorkspaceRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSnapshotWithBody Keep a running workspace as it is at one instant; it goes on.
+//
+// Closing the connection before the answer leaves no snapshot. Without a
+// body the snapshot has no name.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/snapshots (the `CreateSnapshot` operationId).
+func (c *Client) CreateSnapshotWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSnapshotRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSnapshot Keep a running workspace as it is at one instant; it goes on.
+//
+// Closing the connection before the answer leaves no snapshot. Without a
+// body the snapshot has no name.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/snapshots (the `CreateSnapshot` operationId).
+func (c *Client) CreateSnapshot(ctx context.Context, id WorkspaceID, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSnapshotRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StartWorkspace Start a stopped workspace from its disk; a paused one goes on as with resume.
 //
 // Corresponds with POST /v1/workspaces/{id}/start (the `StartWorkspace` operationId).
 func (c *Client) StartWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1051,6 +1425,178 @@ func NewImportKernelRequestWithBody(server string, contentType string, body io.R
 	return req, nil
 }
 
+// NewListSnapshotsRequest constructs an http.Request for the ListSnapshots method
+func NewListSnapshotsRequest(server string, params *ListSnapshotsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/snapshots")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "workspace", params.Workspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDeleteSnapshotRequest constructs an http.Request for the DeleteSnapshot method
+func NewDeleteSnapshotRequest(server string, ref string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "ref", ref, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/snapshots/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetSnapshotRequest constructs an http.Request for the GetSnapshot method
+func NewGetSnapshotRequest(server string, ref string) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "ref", ref, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/snapshots/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPruneRequest constructs an http.Request for the Prune method
+func NewPruneRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/system/prune")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetUsageRequest constructs an http.Request for the GetUsage method
+func NewGetUsageRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/system/usage")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewGetVersionRequest constructs an http.Request for the GetVersion method
 func NewGetVersionRequest(server string) (*http.Request, error) {
 	var err error
@@ -1209,6 +1755,215 @@ func NewGetWorkspaceRequest(server string, id WorkspaceID) (*http.Request, error
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewForkWorkspaceRequest calls the generic ForkWorkspace builder with application/json body
+func NewForkWorkspaceRequest(server string, id WorkspaceID, body ForkWorkspaceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewForkWorkspaceRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewForkWorkspaceRequestWithBody constructs an http.Request for the ForkWorkspace method, with any body, and a specified content type
+func NewForkWorkspaceRequestWithBody(server string, id WorkspaceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/fork", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewPauseWorkspaceRequest constructs an http.Request for the PauseWorkspace method
+func NewPauseWorkspaceRequest(server string, id WorkspaceID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/pause", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewResumeWorkspaceRequest constructs an http.Request for the ResumeWorkspace method
+func NewResumeWorkspaceRequest(server string, id WorkspaceID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/resume", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRollbackWorkspaceRequest calls the generic RollbackWorkspace builder with application/json body
+func NewRollbackWorkspaceRequest(server string, id WorkspaceID, body RollbackWorkspaceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRollbackWorkspaceRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewRollbackWorkspaceRequestWithBody constructs an http.Request for the RollbackWorkspace method, with any body, and a specified content type
+func NewRollbackWorkspaceRequestWithBody(server string, id WorkspaceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/rollback", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewCreateSnapshotRequest calls the generic CreateSnapshot builder with application/json body
+func NewCreateSnapshotRequest(server string, id WorkspaceID, body CreateSnapshotJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateSnapshotRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewCreateSnapshotRequestWithBody constructs an http.Request for the CreateSnapshot method, with any body, and a specified content type
+func NewCreateSnapshotRequestWithBody(server string, id WorkspaceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/snapshots", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }

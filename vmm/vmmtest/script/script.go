@@ -29,6 +29,8 @@ type Guest interface {
 	CPUs() int                      // how many run
 	Cmdline() string                // of the guest's kernel
 	Uptime() (time.Duration, error) // by the guest's own clock
+	Keep(text string) error         // puts a text into the guest's memory
+	Kept() (string, error)          // what Keep put there last
 	Reboot() error                  // the way a guest ends itself
 	Panic() error                   // the guest's kernel panics
 }
@@ -106,6 +108,10 @@ func act(g Guest, verb string, args []string) (string, error) {
 		return "", g.Console(strings.Join(args, " "))
 	case "flood":
 		return "", flood(g, args)
+	case "keep":
+		return "", g.Keep(strings.Join(args, " "))
+	case "kept":
+		return g.Kept()
 	case "reboot":
 		return "", g.Reboot()
 	case "panic":

@@ -1,0 +1,81 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/dayfly/dayfly"
+)
+
+// PauseWorkspace answers POST /v1/workspaces/{id}/pause.
+func (s routes) PauseWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
+	s.withID(w, r, id, func(id dayfly.ID) error {
+		ws, err := s.o.Workspaces.Pause(context.WithoutCancel(r.Context()), id)
+		s.guests.forget(id)
+		if err == nil {
+			s.reply(w, r, http.StatusOK, ws)
+		}
+		return err
+	})
+}
+
+// ResumeWorkspace answers POST /v1/workspaces/{id}/resume.
+func (s routes) ResumeWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
+	s.withID(w, r, id, func(id dayfly.ID) error {
+		ws, err := s.o.Workspaces.Resume(r.Context(), id)
+		if err == nil {
+			s.started(w, r, http.StatusOK, ws)
+		}
+		return err
+	})
+}
+
+// RollbackWorkspace answers POST /v1/workspaces/{id}/rollback.
+func (s routes) RollbackWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
+	s.withID(w, r, id, func(id dayfly.ID) error {
+		var body RollbackWorkspace
+		if err := readJSON(w, r, &body); err != nil {
+			return err
+		}
+		if body.Snapshot == "" {
+			return dayfly.Errorf(dayfly.Invalid, "snapshot is empty: name one of this workspace (see: dayfly snapshot ls --workspace %s)", id)
+		}
+		// What it was is given up for what it will be: a caller that leaves
+		// does not stop that half-way.
+		ws, err := s.o.Workspaces.Rollback(context.WithoutCancel(r.Context()), id, body.Snapshot)
+		s.guests.forget(id)
+		if err == nil {
+			s.started(w, r, http.StatusOK, ws)
+		}
+		return err
+	})
+}
+
+// ForkWorkspace answers POST /v1/workspaces/{id}/fork.
+func (s routes) ForkWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
+	s.withID(w, r, id, func(id dayfly.ID) error {
+		var body ForkWorkspace
+		if err := readOptionalJSON(w, r, &body); err != nil {
+			return err
+		}
+		count := 1
+		if body.Count != nil {
+			count = *body.Count
+		}
+		if count < 1 || count > dayfly.MaxFork {
+			return dayfly.Errorf(dayfly.Invalid, "count is %d: use 1 to %d", count, dayfly.MaxFork)
+		}
+		copies, err := s.o.Workspaces.Fork(r.Context(), id, count)
+		if err != nil {
+			return err
+		}
+		if r.Context().Err() != nil {
+			for _, ws := range copies {
+				s.abandon(r.Context(), ws.ID)
+			}
+			return nil
+		}
+		s.reply(w, r, http.StatusCreated, WorkspaceList{Workspaces: orEmpty(copies)})
+		return nil
+	})
+}

@@ -1,0 +1,248 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/snapshot"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// diskFile is the lowest layer of a workspace's disk, a raw file. Those above it
+// are diskFile.1, diskFile.2, … What the guest writes goes to the uppermost. A
+// layer that has another link belongs to a generation as well, and is never
+// written again.
+const diskFile = "disk"
+
+// maxLayers bounds a chain: each costs the VMM two open files and some memory.
+const maxLayers = 64
+
+// chain lists the layers of the disk in dir, the uppermost first.
+func chain(dir string) ([]string, error) {
+	var layers []string
+	for i := 0; ; i++ {
+		path := layerPath(dir, i)
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("node: disk: %w", err)
+		}
+		layers = append([]string{path}, layers...)
+	}
+	if len(layers) == 0 {
+		return nil, dayfly.Errorf(dayfly.Internal, "the workspace's disk is gone: delete the workspace")
+	}
+	return layers, nil
+}
+
+func layerPath(dir string, i int) string {
+	if i == 0 {
+		return filepath.Join(dir, diskFile)
+	}
+	return filepath.Join(dir, diskFile+"."+strconv.Itoa(i))
+}
+
+// drive returns the disk in dir as a machine is to have it: with an uppermost
+// layer that nothing else has.
+func drive(dir string) (vmm.Drive, error) {
+	layers, err := chain(dir)
+	if err != nil {
+		return vmm.Drive{}, err
+	}
+	shared, err := isShared(layers[0])
+	if err != nil {
+		return vmm.Drive{}, err
+	}
+	if shared {
+		if layers, err = raise(dir, layers); err != nil {
+			return vmm.Drive{}, err
+		}
+	}
+	return vmm.Drive{Path: layers[0], Below: layers[1:]}, nil
+}
+
+// raise lays an empty layer over the others.
+func raise(dir string, layers []string) ([]string, error) {
+	if err := mayRaise(layers); err != nil {
+		return nil, err
+	}
+	size, err := diskSize(layers)
+	if err != nil {
+		return nil, err
+	}
+	top := layerPath(dir, len(layers))
+	if err := vmm.CreateLayer(top, size); err != nil {
+		return nil, noSpace(err)
+	}
+	return append([]string{top}, layers...), nil
+}
+
+func mayRaise(layers []string) error {
+	if len(layers) >= maxLayers {
+		return dayfly.Errorf(dayfly.Exhausted, "the workspace's disk has %d layers, one for each pause, snapshot and fork: it can have no more; copy what you need into a new workspace", len(layers))
+	}
+	return nil
+}
+
+func diskSize(layers []string) (int64, error) {
+	fi, err := os.Stat(layers[len(layers)-1])
+	if err != nil {
+		return 0, fmt.Errorf("node: disk: %w", err)
+	}
+	return fi.Size(), nil
+}
+
+func isShared(path string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return false, fmt.Errorf("node: disk: %w", err)
+	}
+	return st.Nlink > 1, nil
+}
+
+// linkChain gives dir the layers as its disk.
+func linkChain(dir string, layers []string) error {
+	for i, path := range layers {
+		if err := os.Link(path, layerPath(dir, len(layers)-1-i)); err != nil {
+			return fmt.Errorf("node: disk: %w", noSpace(err))
+		}
+	}
+	return nil
+}
+
+// cutChain takes away the layers above the lowest n, the uppermost first.
+func cutChain(dir string, n int) error {
+	layers, err := chain(dir)
+	if err != nil {
+		return err
+	}
+	for len(layers) > n {
+		if err := os.Remove(layers[0]); err != nil {
+			return fmt.Errorf("node: disk: %w", err)
+		}
+		layers = layers[1:]
+	}
+	return nil
+}
+
+// alignChain makes the disk in dir consist of the layers: those that are there
+// already stay, what lies above them goes, and the others are linked. Whenever
+// it is cut short, the disk is what it was at some time.
+func alignChain(dir string, layers []string) error {
+	have, err := chain(dir)
+	if err != nil {
+		return err
+	}
+	same := common(have, layers)
+	if same == 0 {
+		return foreignDisk()
+	}
+	if err := cutChain(dir, same); err != nil {
+		return err
+	}
+	for i := same; i < len(layers); i++ {
+		if err := os.Link(layers[len(layers)-1-i], layerPath(dir, i)); err != nil {
+			return fmt.Errorf("node: disk: %w", noSpace(err))
+		}
+	}
+	return nil
+}
+
+// common counts the lowest layers that are the same in both.
+func common(a, b []string) (n int) {
+	for n < len(a) && n < len(b) && sameFile(a[len(a)-1-n], b[len(b)-1-n]) {
+		n++
+	}
+	return n
+}
+
+func foreignDisk() error {
+	return dayfly.Errorf(dayfly.Conflict, "the snapshot has the disk of another workspace: start a new one from it instead")
+}
+
+// beforeDir has links to the layers that a workspace had before it began to go
+// back in time. It is there until it runs, or until it has them again.
+const beforeDir = "before"
+
+// keepChain makes beforeDir. One that is there is of a process that died when it
+// went back in time.
+func keepChain(dir string) error {
+	if err := restoreChain(dir); err != nil {
+		return err
+	}
+	layers, err := chain(dir)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, ".new-"+beforeDir)
+	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700)); err != nil {
+		return fmt.Errorf("node: disk: %w", noSpace(err))
+	}
+	err = linkChain(tmp, layers)
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, beforeDir))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("node: disk: %w", noSpace(err)), os.RemoveAll(tmp))
+	}
+	return nil
+}
+
+// restoreChain gives the disk in dir the layers that beforeDir has, if there is
+// one. Repeated after a crash it does what is left to do.
+func restoreChain(dir string) error {
+	before := filepath.Join(dir, beforeDir)
+	if _, err := os.Lstat(before); errors.Is(err, fs.ErrNotExist) {
+		return os.RemoveAll(filepath.Join(dir, ".new-"+beforeDir))
+	}
+	layers, err := chain(before)
+	if err != nil {
+		return err
+	}
+	if err := alignChain(dir, layers); err != nil {
+		return err
+	}
+	return dropChain(dir)
+}
+
+// dropChain forgets the layers in beforeDir. The uppermost go first: what a
+// crash leaves of them is a disk of an earlier time, and nobody takes it for
+// this one's, as its record says that it runs.
+func dropChain(dir string) error { return os.RemoveAll(filepath.Join(dir, beforeDir)) }
+
+func sameFile(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	return errX == nil && errY == nil && os.SameFile(x, y)
+}
+
+// addLayers puts the layers into a generation.
+func addLayers(ctx context.Context, w *snapshot.Writer, layers []string) error {
+	for i, path := range slices.Backward(layers) {
+		format := snapshot.Qcow2
+		if i == len(layers)-1 {
+			format = snapshot.Raw
+		}
+		if err := w.Disk(ctx, path, format); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noSpace gives a full disk its meaning.
+func noSpace(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return &dayfly.Error{Kind: dayfly.Exhausted, Msg: "no space left on this host: delete workspaces, snapshots or images, or enlarge the state directory's file system", Err: err}
+	}
+	return err
+}

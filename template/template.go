@@ -1,0 +1,585 @@
+// Package template keeps base templates: booted, empty machines, saved once and
+// begun from many times.
+//
+//	Store.Make ──► a directory under its key ──► Store.Get: memory, state ──► …
+//	   build          committed by rename              Close       Prune, or too old
+//
+// A base template serves every image, as it has neither root nor disk. One whose
+// Key names an image has that image's root and an empty disk of one size mounted
+// and serves only workspaces of that kind, which it starts in half the time. Both
+// serve every caller, having neither a key nor an identity that is anybody's:
+// whoever builds one puts no secret in. A template serves only machines that are
+// the same in all that its Key says; one change there is another template. It is checked by its digest when it is made
+// and when Verify is asked for, not on the way of a start. Its memory is a file
+// that is never written again, so that machines may have it mapped, even while
+// it is removed.
+//
+// The store knows no VMM: what a template is made of comes from its caller.
+// docs/formats/template.md describes the files.
+package template
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+)
+
+// version is that of template.json, and of how a template is made: raising it
+// leaves all there are unused.
+const version = 1
+
+// Names in a template's directory.
+const (
+	memoryFile = "memory"
+	stateFile  = "state"
+	diskFile   = "disk" // only where the key names an image
+	infoFile   = "template.json"
+)
+
+// Key is everything that a saved machine depends on.
+type Key struct {
+	VMM        string       `json:"vmm"`
+	VMMVersion string       `json:"vmm_version"`
+	Accel      dayfly.Accel `json:"accel"`
+	CPUModel   string       `json:"cpu_model"` // what the guest sees of the host's processor
+	Kernel     string       `json:"kernel"`
+	Initramfs  string       `json:"initramfs"` // changes with its content
+	Cmdline    []string     `json:"cmdline"`
+	CPUs       int          `json:"cpus"`
+	MemoryMiB  int          `json:"memory_mib"`
+	Devices    string       `json:"devices"` // changes with the set of devices
+
+	Image   string `json:"image,omitempty"`    // digest, of a template that has a root
+	DiskMiB int    `json:"disk_mib,omitempty"` // size of its disk
+}
+
+// ID names the template of a key: the beginning of the key's SHA-256.
+func (k Key) ID() string {
+	b, err := json.Marshal(struct {
+		Version int `json:"version"`
+		Key
+	}{version, k})
+	if err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
+
+// info is template.json.
+type info struct {
+	Version int       `json:"version"`
+	Key     Key       `json:"key"`
+	Digest  string    `json:"digest"`
+	Bytes   int64     `json:"bytes"` // on the disk
+	MadeAt  time.Time `json:"made_at"`
+}
+
+// Template is one that is open. The file of its memory stays readable until
+// Close, also when the template is removed meanwhile.
+type Template struct {
+	ID     string
+	Key    Key
+	Memory *os.File
+	Parts
+}
+
+// Parts are what a template has beside its memory.
+type Parts struct {
+	State []byte // of the machine
+	Disk  []byte // what its disk held, decrypted; only where the key names an image
+}
+
+// Close lets go of the memory. It may be called on nil.
+func (t *Template) Close() error {
+	if t == nil {
+		return nil
+	}
+	return t.Memory.Close()
+}
+
+// Limits bound a store. What was used longest ago goes first.
+type Limits struct {
+	Count int   // templates; default 16
+	Bytes int64 // on the disk; default 8 GiB
+}
+
+// Store is a directory of templates. Its methods may be called at the same
+// time, also by several processes.
+type Store struct {
+	dir    string
+	limits Limits
+}
+
+// Open makes dir a store if it is not one yet, and removes what killed
+// processes left there.
+func Open(dir string, l Limits) (*Store, error) {
+	if l.Count == 0 {
+		l.Count = 16
+	}
+	if l.Bytes == 0 {
+		l.Bytes = 8 << 30
+	}
+	for _, d := range []string{dir, filepath.Join(dir, "locks"), filepath.Join(dir, "wanted")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("template: store: %w", err)
+		}
+	}
+	s := &Store{dir: dir, limits: l}
+	return s, s.sweep()
+}
+
+// Has reports whether there is a template of the key, without opening it.
+func (s *Store) Has(k Key) bool {
+	_, err := os.Lstat(filepath.Join(s.dir, k.ID(), infoFile))
+	return err == nil
+}
+
+// Get opens the template of a key. The error is NotFound where there is none.
+func (s *Store) Get(k Key) (*Template, error) {
+	dir := filepath.Join(s.dir, k.ID())
+	if _, err := readInfo(dir); err != nil {
+		return nil, err
+	}
+	parts, err := readParts(dir, k)
+	if err != nil {
+		return nil, err
+	}
+	memory, err := os.Open(filepath.Join(dir, memoryFile))
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	now := time.Now()
+	_ = os.Chtimes(dir, now, now) // used last now; a store that cannot be written still serves
+	return &Template{ID: k.ID(), Key: k, Memory: memory, Parts: parts}, nil
+}
+
+func readParts(dir string, k Key) (p Parts, err error) {
+	p.State, err = os.ReadFile(filepath.Join(dir, stateFile))
+	if err == nil && k.Image != "" {
+		p.Disk, err = os.ReadFile(filepath.Join(dir, diskFile))
+	}
+	if err != nil {
+		err = fmt.Errorf("template: %w", err)
+	}
+	return p, err
+}
+
+func readInfo(dir string) (info, error) {
+	var in info
+	b, err := os.ReadFile(filepath.Join(dir, infoFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return in, dayfly.Errorf(dayfly.NotFound, "there is no such template yet")
+	}
+	if err != nil {
+		return in, fmt.Errorf("template: %w", err)
+	}
+	if err := json.Unmarshal(b, &in); err != nil {
+		return in, fmt.Errorf("template: %s: %w", infoFile, err)
+	}
+	if in.Version != version || in.Key.ID() != filepath.Base(dir) {
+		return in, dayfly.Errorf(dayfly.NotFound, "the template is of another release, or damaged")
+	}
+	return in, nil
+}
+
+// Builder makes a machine, puts its RAM into memory, an empty file of the right
+// size, and ends it.
+type Builder func(ctx context.Context, memory *os.File) (Parts, error)
+
+// Make returns the template of a key and has it built if there is none. Of
+// several that ask for one at once, also from other processes, one builds it
+// and the others wait.
+func (s *Store) Make(ctx context.Context, k Key, build Builder) (*Template, error) {
+	if t, err := s.Get(k); dayfly.KindOf(err) != dayfly.NotFound {
+		return t, err
+	}
+	unlock, err := s.lock(ctx, k.ID())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if t, err := s.Get(k); dayfly.KindOf(err) != dayfly.NotFound {
+		return t, err
+	}
+	if err := s.make(ctx, k, build); err != nil {
+		return nil, err
+	}
+	if err := s.evict(k.ID()); err != nil {
+		return nil, err
+	}
+	return s.Get(k)
+}
+
+// lockPause is how often one who waits for another's template looks again.
+const lockPause = 20 * time.Millisecond
+
+// lock waits until nobody else builds the template.
+func (s *Store) lock(ctx context.Context, id string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, "locks", id), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("template: lock: %w", err)
+	}
+	tick := time.NewTicker(lockPause)
+	defer tick.Stop()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("template: lock: %w", err), f.Close())
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// tempMark begins the name of a template in the making. It goes on with the id,
+// whose lock its maker holds.
+const tempMark = ".new-"
+
+func (s *Store) make(ctx context.Context, k Key, build Builder) (err error) {
+	tmp := filepath.Join(s.dir, tempMark+k.ID())
+	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o700)); err != nil {
+		return makeError(err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(tmp))
+		}
+	}()
+	memory, err := os.OpenFile(filepath.Join(tmp, memoryFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return makeError(err)
+	}
+	defer memory.Close()
+	if err := memory.Truncate(int64(k.MemoryMiB) << 20); err != nil {
+		return makeError(err)
+	}
+	parts, err := build(ctx, memory)
+	if err != nil {
+		return err
+	}
+	if err := s.seal(tmp, k, memory, parts); err != nil {
+		return makeError(err)
+	}
+	if err := os.Rename(tmp, filepath.Join(s.dir, k.ID())); err != nil {
+		return makeError(err)
+	}
+	return syncPath(s.dir)
+}
+
+// seal writes what belongs to the memory and makes all of it durable.
+func (s *Store) seal(dir string, k Key, memory *os.File, p Parts) error {
+	files := []string{stateFile, infoFile}
+	if err := os.WriteFile(filepath.Join(dir, stateFile), p.State, 0o400); err != nil {
+		return err
+	}
+	if k.Image != "" {
+		files = append(files, diskFile)
+		if err := os.WriteFile(filepath.Join(dir, diskFile), p.Disk, 0o400); err != nil {
+			return err
+		}
+	}
+	if k.Image == "" {
+		p.Disk = nil // it is not kept
+	}
+	digest, err := digest(memory, p)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(memory.Fd()), &st); err != nil {
+		return err
+	}
+	in, err := json.MarshalIndent(info{version, k, digest, st.Blocks*512 + int64(len(p.State)+len(p.Disk)), time.Now().UTC()}, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, infoFile), in, 0o400); err != nil {
+		return err
+	}
+	if err := errors.Join(memory.Chmod(0o400), memory.Sync()); err != nil {
+		return err
+	}
+	for _, name := range files {
+		if err := syncPath(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return syncPath(dir)
+}
+
+func makeError(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return &dayfly.Error{Kind: dayfly.Exhausted, Msg: "no space left on this host for a template: dayfly system prune, or enlarge the state directory's file system", Err: err}
+	}
+	return fmt.Errorf("template: %w", err)
+}
+
+// digest is the SHA-256 over the parts and every page of the memory that is not
+// all zeros, each with its place.
+func digest(memory *os.File, p Parts) (string, error) {
+	h := sha256.New()
+	for _, b := range [][]byte{p.State, p.Disk} {
+		fmt.Fprintf(h, "%d\n", len(b))
+		h.Write(b)
+	}
+	if err := hashPages(h, memory); err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func hashPages(h hash.Hash, f *os.File) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	buf, zero := make([]byte, 1<<20), make([]byte, 4096)
+	fd := int(f.Fd())
+	for off := int64(0); off < st.Size(); {
+		begin, err := unix.Seek(fd, off, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		begin &^= int64(len(zero)) - 1
+		n, err := f.ReadAt(buf, begin)
+		if n == 0 {
+			return err
+		}
+		for i := 0; i < n; i += len(zero) {
+			// Whether zeros are a hole is the file system's affair.
+			if page := buf[i:min(n, i+len(zero))]; string(page) != string(zero[:len(page)]) {
+				fmt.Fprintf(h, "%d\n", begin+int64(i))
+				h.Write(page)
+			}
+		}
+		off = begin + int64(n)
+	}
+	return nil
+}
+
+// Verify compares every template with its digest and removes those that are
+// damaged or of another release. It returns how many those were.
+func (s *Store) Verify(ctx context.Context) (removed int, err error) {
+	ids, err := s.ids()
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		if ctx.Err() != nil {
+			return removed, context.Cause(ctx)
+		}
+		if s.whole(filepath.Join(s.dir, id)) {
+			continue
+		}
+		if err := s.remove(id); err != nil {
+			return removed, err
+		}
+		removed++
+	}
+	return removed, nil
+}
+
+func (s *Store) whole(dir string) bool {
+	in, err := readInfo(dir)
+	if err != nil {
+		return false
+	}
+	parts, err := readParts(dir, in.Key)
+	if err != nil {
+		return false
+	}
+	memory, err := os.Open(filepath.Join(dir, memoryFile))
+	if err != nil {
+		return false
+	}
+	defer memory.Close()
+	got, err := digest(memory, parts)
+	return err == nil && got == in.Digest
+}
+
+// Usage is how many templates there are and what they take on the disk.
+func (s *Store) Usage() (count int, bytes int64, err error) {
+	ids, err := s.ids()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, id := range ids {
+		if in, err := readInfo(filepath.Join(s.dir, id)); err == nil {
+			bytes += in.Bytes
+		}
+	}
+	return len(ids), bytes, nil
+}
+
+// maxWanted bounds what is noted of templates that there are not.
+const maxWanted = 512
+
+// Wanted notes that the template of a key would have been of use, and reports
+// whether that had been noted before: what is started once only needs none.
+func (s *Store) Wanted(k Key) (again bool) {
+	dir := filepath.Join(s.dir, "wanted")
+	path := filepath.Join(dir, k.ID())
+	if ents, err := os.ReadDir(dir); err == nil && len(ents) > maxWanted {
+		_ = os.RemoveAll(dir) // what is started often will be noted again
+		_ = os.Mkdir(dir, 0o700)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return errors.Is(err, fs.ErrExist)
+	}
+	_ = f.Close()
+	return false
+}
+
+// Unwanted takes back what Wanted noted: the template could not be made.
+func (s *Store) Unwanted(k Key) { _ = os.Remove(filepath.Join(s.dir, "wanted", k.ID())) }
+
+// Prune removes all templates. Machines that began from one are not affected.
+func (s *Store) Prune() error { return s.Drop(func(Key) bool { return true }) }
+
+// Drop removes the templates whose key is unwanted, and those that have none.
+func (s *Store) Drop(unwanted func(Key) bool) error {
+	ids, err := s.ids()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, id := range ids {
+		if in, err := readInfo(filepath.Join(s.dir, id)); err != nil || unwanted(in.Key) {
+			errs = append(errs, s.remove(id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// evict removes what is beyond the limits, but never keep.
+func (s *Store) evict(keep string) error {
+	ids, err := s.ids() // the one used longest ago first
+	if err != nil {
+		return err
+	}
+	count, bytes, err := s.Usage()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if count <= s.limits.Count && bytes <= s.limits.Bytes {
+			return nil
+		}
+		if id == keep {
+			continue
+		}
+		in, _ := readInfo(filepath.Join(s.dir, id))
+		if err := s.remove(id); err != nil {
+			return err
+		}
+		count, bytes = count-1, bytes-in.Bytes
+	}
+	return nil
+}
+
+// remove takes a template out of sight at once and then off the disk.
+func (s *Store) remove(id string) error {
+	gone := filepath.Join(s.dir, goneMark+id)
+	if err := os.RemoveAll(gone); err != nil {
+		return fmt.Errorf("template: remove: %w", err)
+	}
+	if err := os.Rename(filepath.Join(s.dir, id), gone); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("template: remove: %w", err)
+	}
+	if err := os.RemoveAll(gone); err != nil {
+		return fmt.Errorf("template: remove: %w", err)
+	}
+	return nil
+}
+
+// goneMark begins the name of a template that is being removed.
+const goneMark = ".gone-"
+
+// ids lists the templates, the one used longest ago first.
+func (s *Store) ids() ([]string, error) {
+	ents, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	used := map[string]time.Time{}
+	var ids []string
+	for _, e := range ents {
+		if len(e.Name()) != 2*16 || !e.IsDir() {
+			continue
+		}
+		if fi, err := e.Info(); err == nil {
+			used[e.Name()] = fi.ModTime()
+			ids = append(ids, e.Name())
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int { return used[a].Compare(used[b]) })
+	return ids, nil
+}
+
+// sweep removes templates that nobody is making any more.
+func (s *Store) sweep() error {
+	ents, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("template: %w", err)
+	}
+	for _, e := range ents {
+		id, making := strings.CutPrefix(e.Name(), tempMark)
+		if !making && !strings.HasPrefix(e.Name(), goneMark) {
+			continue
+		}
+		if making && !s.abandoned(id) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(s.dir, e.Name())); err != nil {
+			return fmt.Errorf("template: sweep: %w", err)
+		}
+	}
+	return nil
+}
+
+// abandoned reports whether the maker of a template is gone.
+func (s *Store) abandoned(id string) bool {
+	f, err := os.OpenFile(filepath.Join(s.dir, "locks", id), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

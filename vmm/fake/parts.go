@@ -1,0 +1,214 @@
+package fake
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// mapRAM maps a machine's memory as a VMM does.
+func mapRAM(c vmm.Config) ([]byte, error) {
+	fd, how := -1, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE
+	if f := c.Memory.File; f != nil {
+		fd, how = int(f.Fd()), unix.MAP_PRIVATE|unix.MAP_NORESERVE
+		if c.Memory.Shared {
+			how = unix.MAP_SHARED
+		}
+	}
+	b, err := unix.Mmap(fd, 0, c.MemoryMiB<<20, unix.PROT_READ|unix.PROT_WRITE, how)
+	if err != nil {
+		return nil, &dayfly.Error{Kind: dayfly.Unavailable, Msg: "this host has too little free memory for the machine", Err: err}
+	}
+	return b, nil
+}
+
+// stateMark is all that there is to save of a guest whose memory is its RAM.
+const stateMark = "fake machine 1\n"
+
+// Save returns a mark: a guest of this package has no devices.
+func (m *machine) Save(ctx context.Context) ([]byte, error) {
+	if err := m.usable(ctx); err != nil {
+		return nil, err
+	}
+	if !m.port.paused() {
+		return nil, dayfly.Errorf(dayfly.Conflict, "the machine runs: pause it first")
+	}
+	return []byte(stateMark), nil
+}
+
+func checkState(c vmm.Config) error {
+	if len(c.State) > 0 && string(c.State) != stateMark {
+		return dayfly.Errorf(dayfly.Unavailable, "this VMM cannot go on from the saved state: it was saved by another version, or of another machine; start cold instead")
+	}
+	return nil
+}
+
+// RAM reads the guest's memory out of this process.
+func (m *machine) RAM(ctx context.Context) (*vmm.RAM, error) {
+	if err := m.usable(ctx); err != nil {
+		return nil, err
+	}
+	if m.config.Memory.Shared {
+		return nil, dayfly.Errorf(dayfly.Invalid, "the machine's RAM is a file: read that")
+	}
+	addr := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(m.ram))))
+	return vmm.ProcessRAM(os.Getpid(), addr, int64(len(m.ram)), m.config.Memory.File), nil
+}
+
+// layerMark begins a layer that vmm.CreateLayer made and no machine has used.
+var layerMark = []byte("QFI\xfb")
+
+// fill gives a new layer the content of the one below: layers of this package
+// hold all of their drive.
+func fill(d vmm.Drive) error {
+	if len(d.Below) == 0 {
+		return nil
+	}
+	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	head := make([]byte, len(layerMark))
+	if _, err := f.ReadAt(head, 0); err != nil || !bytes.Equal(head, layerMark) {
+		return err
+	}
+	below, err := os.Open(d.Below[0])
+	if err != nil {
+		return err
+	}
+	defer below.Close()
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.NewOffsetWriter(f, 0), below)
+	return err
+}
+
+// drive returns drive i as it is now.
+func (m *machine) drive(i int) (vmm.Drive, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i < 0 || i >= len(m.drives) {
+		return vmm.Drive{}, fmt.Errorf("fake: no drive %d", i)
+	}
+	return m.drives[i].Drive, nil
+}
+
+// PushLayer makes a new layer the uppermost of a drive.
+func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error) {
+	if err := m.usable(ctx); err != nil {
+		return err
+	}
+	d, err := m.drive(i)
+	if err != nil || d.ReadOnly {
+		return dayfly.Errorf(dayfly.Invalid, "the machine has no writable drive %d", i)
+	}
+	fi, err := os.Stat(d.Path)
+	if err != nil {
+		return err
+	}
+	if err := vmm.CreateLayer(path, fi.Size()); err != nil {
+		return err
+	}
+	pushed := vmm.Drive{Path: path, Below: append([]string{d.Path}, d.Below...)}
+	if err := errors.Join(fill(pushed), m.change(i, pushed)); err != nil {
+		return errors.Join(err, os.Remove(path))
+	}
+	return nil
+}
+
+// SetDrive puts another file behind a drive of one layer.
+func (m *machine) SetDrive(ctx context.Context, i int, d vmm.Drive) error {
+	if err := m.usable(ctx); err != nil {
+		return err
+	}
+	old, err := m.drive(i)
+	if err != nil || len(old.Below)+len(d.Below) > 0 {
+		return dayfly.Errorf(dayfly.Invalid, "drive %d of the machine cannot be set: it has layers, or is not there", i)
+	}
+	return m.change(i, vmm.Drive{Path: d.Path, ReadOnly: old.ReadOnly})
+}
+
+// change replaces a drive, with the locks on its files.
+func (m *machine) change(i int, d vmm.Drive) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old := m.drives[i]
+	old.unlock() // flock knows no lowering of a lock held by another descriptor
+	now, err := lockDrive(d)
+	if err != nil {
+		again, _ := lockDrive(old.Drive)
+		m.drives[i] = again
+		return err
+	}
+	m.drives[i] = now
+	return nil
+}
+
+// attached is a drive and the locks on its files.
+type attached struct {
+	vmm.Drive
+	locks []*os.File
+}
+
+func (a *attached) unlock() {
+	for _, f := range a.locks {
+		_ = f.Close()
+	}
+	a.locks = nil
+}
+
+// lockDrives holds every drive as a VMM would: a writer alone, readers together.
+func lockDrives(drives []vmm.Drive) ([]attached, error) {
+	var all []attached
+	for _, d := range drives {
+		a, err := lockDrive(d)
+		if err == nil {
+			err = fill(d)
+		}
+		all = append(all, a)
+		if err != nil {
+			unlockDrives(all)
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func unlockDrives(all []attached) {
+	for i := range all {
+		all[i].unlock()
+	}
+}
+
+func lockDrive(d vmm.Drive) (attached, error) {
+	a := attached{Drive: vmm.Drive{Path: d.Path, ReadOnly: d.ReadOnly, Below: slices.Clone(d.Below)}}
+	for i, path := range append([]string{d.Path}, d.Below...) {
+		f, err := os.Open(path)
+		if err != nil {
+			a.unlock()
+			return a, err
+		}
+		a.locks = append(a.locks, f)
+		how := unix.LOCK_SH
+		if i == 0 && !d.ReadOnly {
+			how = unix.LOCK_EX
+		}
+		if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+			a.unlock()
+			return a, dayfly.Errorf(dayfly.Conflict, "a drive is in use by another machine, and one of the two writes: stop the other one first")
+		}
+	}
+	return a, nil
+}

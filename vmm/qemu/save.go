@@ -1,0 +1,180 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// Save returns the state of the machine but for its RAM. QEMU's own way to save
+// a machine would write the RAM out with it, and that of a private mapping
+// cannot be left out; this command, made for another hypervisor that keeps RAM
+// elsewhere, leaves it out always. It takes less than a millisecond.
+func (m *machine) Save(ctx context.Context) ([]byte, error) {
+	if err := m.mustBePaused(ctx); err != nil {
+		return nil, err
+	}
+	f, err := memoryFile("state")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	// A path of ours: QEMU opens it, and nothing of it gets to a disk.
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
+	// live: the drives stay with this machine.
+	if err := m.ask(ctx, "xen-save-devices-state", map[string]any{"filename": path, "live": true}, nil); err != nil {
+		return nil, err
+	}
+	state, err := io.ReadAll(io.LimitReader(io.NewSectionReader(f, 0, vmm.MaxState+1), vmm.MaxState+1))
+	if err == nil && (len(state) == 0 || len(state) > vmm.MaxState) {
+		err = fmt.Errorf("it has %d bytes", len(state))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("qemu: saved state: %w", err)
+	}
+	return state, nil
+}
+
+func (m *machine) mustBePaused(ctx context.Context) error {
+	var status struct{ Running bool }
+	if err := m.ask(ctx, "query-status", nil, &status); err != nil {
+		return err
+	}
+	if status.Running {
+		return dayfly.Errorf(dayfly.Conflict, "the machine runs: pause it first")
+	}
+	return nil
+}
+
+// memoryFile makes an empty file that has no name and is never on a disk.
+func memoryFile(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("qemu: %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// RAM reads the guest's memory out of QEMU's.
+func (m *machine) RAM(ctx context.Context) (*vmm.RAM, error) {
+	if m.config.Memory.Shared {
+		return nil, dayfly.Errorf(dayfly.Invalid, "the machine's RAM is a file: read that")
+	}
+	var table struct {
+		Text string `json:"human-readable-text"`
+	}
+	if err := m.ask(ctx, "x-query-ramblock", nil, &table); err != nil {
+		return nil, err
+	}
+	size := int64(m.config.MemoryMiB) << 20
+	addr, err := ramAddress(table.Text, size)
+	if err != nil {
+		return nil, err
+	}
+	return vmm.ProcessRAM(m.PID(), addr, size, m.config.Memory.File), nil
+}
+
+// ramAddress finds in QEMU's table of memory blocks where the one with the size
+// of the RAM is mapped:
+//
+//	Block Name    PSize              Offset               Used              Total                HVA  RO
+//	       ram    4 KiB  0x0000000000000000 0x0000000020000000 0x0000000020000000 0x00007fc2cffff000  rw
+func ramAddress(table string, size int64) (uint64, error) {
+	const columns, used, address = 8, 4, 6
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) != columns || f[0] != ramBlock && !strings.HasSuffix(f[0], ".ram") {
+			continue
+		}
+		if n, err := strconv.ParseInt(f[used], 0, 64); err != nil || n != size {
+			continue
+		}
+		if addr, err := strconv.ParseUint(f[address], 0, 64); err == nil && addr%vmm.PageSize == 0 {
+			return addr, nil
+		}
+	}
+	return 0, errors.New("qemu: no block of memory is the machine's RAM")
+}
+
+// PushLayer makes a new layer the uppermost of a drive.
+func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error) {
+	m.blocks.Lock()
+	defer m.blocks.Unlock()
+	if i < 0 || i >= len(m.drives) || m.drives[i].ReadOnly {
+		return dayfly.Errorf(dayfly.Invalid, "the machine has no writable drive %d", i)
+	}
+	d := &m.drives[i]
+	bottom, err := os.Stat(append([]string{d.Path}, d.Below...)[len(d.Below)])
+	if err != nil {
+		return fmt.Errorf("qemu: layer: %w", err)
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return err
+	}
+	if err := vmm.CreateLayer(path, bottom.Size()); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}()
+	top := layer(path, false, true)
+	top["backing"] = nil
+	name, err := m.addNode(ctx, top)
+	if err != nil {
+		return err
+	}
+	if err := m.ask(ctx, "blockdev-snapshot", map[string]string{"node": d.node, "overlay": name}, nil); err != nil {
+		return errors.Join(err, m.dropNode(ctx, name))
+	}
+	d.node, d.Drive = name, vmm.Drive{Path: path, Below: append([]string{d.Path}, d.Below...)}
+	return nil
+}
+
+// SetDrive puts another file behind a drive of one layer.
+func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) error {
+	m.blocks.Lock()
+	defer m.blocks.Unlock()
+	if i < 0 || i >= len(m.drives) || len(to.Below)+len(m.drives[i].Below) > 0 {
+		return dayfly.Errorf(dayfly.Invalid, "drive %d of the machine cannot be set: it has layers, or is not there", i)
+	}
+	d := &m.drives[i]
+	path, err := filepath.Abs(to.Path)
+	if err != nil {
+		return err
+	}
+	name, err := m.addNode(ctx, file(path, d.ReadOnly))
+	if err != nil {
+		return err
+	}
+	node := layer(path, d.ReadOnly, false)
+	node["node-name"], node["file"] = d.node, name
+	if err := m.ask(ctx, "blockdev-reopen", map[string]any{"options": []any{node}}, nil); err != nil {
+		return errors.Join(err, m.dropNode(ctx, name))
+	}
+	d.Path = path
+	return nil
+}
+
+// addNode adds a block node under a name of its own, and returns that.
+func (m *machine) addNode(ctx context.Context, node map[string]any) (string, error) {
+	m.nodes++
+	name := fmt.Sprintf("node%d", m.nodes)
+	node["node-name"] = name
+	return name, m.ask(ctx, "blockdev-add", node, nil)
+}
+
+func (m *machine) dropNode(ctx context.Context, name string) error {
+	return m.ask(context.WithoutCancel(ctx), "blockdev-del", map[string]string{"node-name": name}, nil)
+}
