@@ -17,7 +17,61 @@ type Spec struct {
 	Accel     Accel             `json:"accel,omitempty"`      // default auto
 	Cold      bool              `json:"cold,omitempty"`       // boot a kernel even where a faster start is possible
 	Keep      bool              `json:"keep,omitempty"`       // the disk outlives machine and server: then stopped or failed, never deleted unasked
-	Timeout   int               `json:"timeout_s,omitempty"`  // seconds until the workspace is deleted; 0: never
+	Timeout   int               `json:"timeout_s,omitempty"`  // seconds from each start until OnTimeout is done; 0: never
+	OnTimeout Action            `json:"on_timeout,omitempty"` // delete, stop or pause; default delete
+
+	// Of servers; a process that ends with its workspaces refuses them.
+	Metadata     map[string]string `json:"metadata,omitempty"`       // the caller's own; can be searched for
+	Idle         Idle              `json:"idle,omitzero"`            // what to do with a workspace that nobody uses
+	Restart      Restart           `json:"restart,omitzero"`         // what to do when it ends by itself
+	Command      []string          `json:"command,omitempty"`        // its main command, started with it
+	ImageCommand bool              `json:"image_command,omitempty"`  // the main command is the image's own entrypoint, with Command as its arguments
+	RemoveOnExit bool              `json:"remove_on_exit,omitempty"` // delete it when the main command has ended
+	Ready        ReadyCheck        `json:"ready,omitzero"`           // when it counts as ready; default: once it runs
+}
+
+// Action is what becomes of a workspace by a rule.
+type Action string
+
+// The actions.
+const (
+	DeleteIt Action = "delete"
+	StopIt   Action = "stop"
+	PauseIt  Action = "pause"
+)
+
+// Idle is the rule for a workspace that nobody uses: no call to its in-guest
+// API is under way, and none, nor a keep-alive, was for so many seconds. 0:
+// never. Stop counts from the last use as well, so it is the larger.
+type Idle struct {
+	PauseAfter int `json:"pause_after_s,omitempty"`
+	StopAfter  int `json:"stop_after_s,omitempty"`
+}
+
+// Restart is the rule for a main command, or a machine, that ends by itself. The
+// pause before the n-th restart in a row is 2^(n-1) seconds, at most a minute.
+type Restart struct {
+	Policy RestartPolicy `json:"policy,omitempty"` // default no
+	Max    int           `json:"max,omitempty"`    // restarts in a row, without ten minutes of running between; 0: no bound
+}
+
+// RestartPolicy says which ends are followed by a restart.
+type RestartPolicy string
+
+// The restart policies, as container runtimes have them. The last two differ
+// only for workspaces that were stopped when the server ended.
+const (
+	RestartNo            RestartPolicy = "no"
+	RestartOnFailure     RestartPolicy = "on-failure"     // the command's exit code is not 0, or the machine failed
+	RestartAlways        RestartPolicy = "always"         // also started when the server starts
+	RestartUnlessStopped RestartPolicy = "unless-stopped" // always, but not what a caller has stopped
+)
+
+// ReadyCheck is a command that is run in the workspace, once a second, until it
+// exits with 0: then the workspace is ready.
+type ReadyCheck struct {
+	Command []string `json:"command,omitempty"`
+	Timeout int      `json:"timeout_s,omitempty"` // seconds until the start has failed; default 60
 }
 
 // Bounds and defaults of a Spec.

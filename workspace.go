@@ -82,6 +82,21 @@ type Workspace struct {
 	Accel     Accel     `json:"accel,omitempty"`      // what Auto came to
 	CreatedAt time.Time `json:"created_at"`
 	Timeline  Timeline  `json:"timeline,omitempty"`
+
+	// Of servers.
+	Namespace string     `json:"namespace,omitempty"`
+	Ready     bool       `json:"ready,omitempty"`      // it runs, and its ready check, if any, has succeeded since
+	ExpiresAt *time.Time `json:"expires_at,omitempty"` // when Spec.OnTimeout is done
+	UsedAt    *time.Time `json:"used_at,omitempty"`    // the last use that Spec.Idle counts from, to a second or so
+	Restarts  int        `json:"restarts,omitempty"`   // in a row, by Spec.Restart
+	Exit      *Exit      `json:"exit,omitempty"`       // how the main command last ended
+}
+
+// Exit is how a command ended.
+type Exit struct {
+	Code   int       `json:"code"`             // its exit code, or 128 and the signal's number
+	Signal int       `json:"signal,omitempty"` // the number of the signal that ended it
+	At     time.Time `json:"at"`
 }
 
 // Timeline is what a start consisted of, in order of beginning.
