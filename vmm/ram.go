@@ -21,21 +21,48 @@ const PageSize = 4096
 // Extent is a run of whole pages of RAM, in bytes from its beginning.
 type Extent struct{ Off, Len int64 }
 
-// RAM reads the memory of a guest from the VMM process that has it mapped, as
-// one private mapping. What it costs goes by what the guest has touched, not by
+// RAM reads the memory of a guest from the VMM process that has it mapped, in
+// private mappings. What it costs goes by what the guest has touched, not by
 // the size. The machine must be paused, or what is read is of many instants.
 // Its methods may be called at the same time.
 type RAM struct {
-	pid  int
-	addr uint64
-	size int64
-	base *os.File
+	pid   int
+	parts []Mapping
+	size  int64
+	base  *os.File
+}
+
+// Mapping is where a process has a part of a guest's RAM, of whole pages.
+type Mapping struct {
+	Addr uint64
+	Len  int64
 }
 
 // ProcessRAM describes the RAM of size bytes that process pid has mapped at
 // addr; base is the file it began as, or nil. The caller keeps base open.
 func ProcessRAM(pid int, addr uint64, size int64, base *os.File) *RAM {
-	return &RAM{pid, addr, size, base}
+	return MappedRAM(pid, []Mapping{{addr, size}}, base)
+}
+
+// MappedRAM is ProcessRAM where the RAM lies in several mappings: one after the
+// other they are what base holds.
+func MappedRAM(pid int, parts []Mapping, base *os.File) *RAM {
+	r := &RAM{pid: pid, parts: parts, base: base}
+	for _, p := range parts {
+		r.size += p.Len
+	}
+	return r
+}
+
+// at finds where off is mapped, and how many bytes from there on are.
+func (r *RAM) at(off int64) (addr uint64, n int64) {
+	for _, p := range r.parts {
+		if off < p.Len {
+			return p.Addr + uint64(off), p.Len - off
+		}
+		off -= p.Len
+	}
+	return 0, 0
 }
 
 // Size is that of the whole RAM in bytes.
@@ -52,9 +79,11 @@ func (r *RAM) ReadAt(p []byte, off int64) (int, error) {
 	}
 	done := 0
 	for done < len(p) {
+		addr, there := r.at(off + int64(done))
+		want := int(min(int64(len(p)-done), there))
 		local := []unix.Iovec{{Base: &p[done]}}
-		local[0].SetLen(len(p) - done)
-		remote := []unix.RemoteIovec{{Base: uintptr(r.addr) + uintptr(off) + uintptr(done), Len: len(p) - done}}
+		local[0].SetLen(want)
+		remote := []unix.RemoteIovec{{Base: uintptr(addr), Len: want}}
 		n, err := unix.ProcessVMReadv(r.pid, local, remote, 0)
 		if err != nil {
 			return done, fmt.Errorf("ram: read at %d: %w", off+int64(done), err)
@@ -105,8 +134,9 @@ func (r *RAM) written(ctx context.Context) ([]Extent, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		n := min(many, r.size/PageSize-page)
-		if _, err := f.ReadAt(buf[:n*entry], int64(r.addr/PageSize+uint64(page))*entry); err != nil {
+		addr, there := r.at(page * PageSize)
+		n := min(many, there/PageSize)
+		if _, err := f.ReadAt(buf[:n*entry], int64(addr/PageSize)*entry); err != nil {
 			return nil, fmt.Errorf("ram: pagemap: %w", err)
 		}
 		for i := range n {
