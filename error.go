@@ -3,6 +3,7 @@ package dayfly
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Kind says what the caller of a refused request may do about it.
@@ -25,6 +26,10 @@ type Error struct {
 	Msg   string `json:"message"`         // for the caller: what was being done, why not, what to do next; never secrets
 	Stage string `json:"stage,omitempty"` // the startup row, or other named step, at which it happened
 	Err   error  `json:"-"`               // for our log; never sent
+
+	// RetryAfter, unless 0, is when the same request may well succeed. An edge
+	// sends it in a header.
+	RetryAfter time.Duration `json:"-"`
 
 	said error // a cause whose text Msg already holds
 }
