@@ -27,8 +27,8 @@ type Error struct {
 	Stage string `json:"stage,omitempty"` // the startup row, or other named step, at which it happened
 	Err   error  `json:"-"`               // for our log; never sent
 
-	// RetryAfter, unless 0, is when the same request may well succeed. An edge
-	// sends it in a header.
+	// RetryAfter, unless 0, says that the same request may work after so long:
+	// what is Exhausted or Unavailable passes by itself. It travels as a header.
 	RetryAfter time.Duration `json:"-"`
 
 	said error // a cause whose text Msg already holds
