@@ -9,6 +9,11 @@
 //	     ▼               ▼            ▼
 //	 nothing left      ended: Done is closed, Exit says why
 //
+// A machine with Config.Orphan outlives the process that launched it, however
+// that ends, and the Detach of its owner. It has one owner at a time:
+//
+//	Launch ──► owned ── Detach, or the owner dies ──► alone ── Driver.Adopt ──► owned
+//
 // A driver leaves naming, keys, disks and what runs in the guest to its caller.
 // Always true: Launch that fails leaves no process and no file; Close may be
 // called at any time, in any state, more than once, and returns when the
@@ -45,8 +50,8 @@ type Config struct {
 	// Initramfs and Cmdline are what that one was booted with. Empty: it boots.
 	State []byte
 
-	// Orphan lets the VMM outlive the process that launched it. Otherwise the
-	// kernel kills it with that process.
+	// Orphan lets the VMM outlive the process that launched it, for another one
+	// to Adopt. Otherwise the kernel kills it with that process.
 	Orphan bool
 }
 
@@ -92,6 +97,16 @@ type Driver interface {
 	// Conflict for a drive that another machine has and one of the two writes,
 	// and Unavailable where the host lacks something.
 	Launch(ctx context.Context, c Config) (Machine, error)
+
+	// Adopt takes over a machine that was launched as an Orphan and is alone. Of
+	// c it looks at ID, Dir, Accel, CPUs, MemoryMiB and Drives, which are as they
+	// were at its launch; what layers a drive has by now the machine knows (see
+	// Machine.Drive), and no other file need be there any more. One that its last
+	// owner had paused is still paused; one whose guest has ended meanwhile is a
+	// machine that is Done at once. The error is NotFound where no such machine
+	// runs, Conflict where it has an owner, and Unavailable where it does not
+	// answer: it runs on then, and stays alone.
+	Adopt(ctx context.Context, c Config) (Machine, error)
 }
 
 // Machine is one guest. Its methods may be called at the same time.
@@ -130,6 +145,10 @@ type Machine interface {
 	// content the guest has not kept. Read-only stays what it was.
 	SetDrive(ctx context.Context, i int, d Drive) error
 
+	// Drive says what is behind drive i now, by the VMM's own word: a process
+	// that dies in PushLayer may or may not have made a layer the uppermost.
+	Drive(ctx context.Context, i int) (Drive, error)
+
 	// Done is closed when the machine has ended.
 	Done() <-chan struct{}
 
@@ -141,8 +160,13 @@ type Machine interface {
 	// read until then. The guest is hostile: quote it before it goes anywhere.
 	Console() []byte
 
-	// Close kills the VMM and waits until it is gone.
+	// Close kills the VMM and waits until it is gone. After Detach it does nothing.
 	Close() error
+
+	// Detach lets go of a machine that is an Orphan: its connections end, for us
+	// it has ended (Detached), and it goes on alone. Of another machine it is an
+	// Invalid error, and a Conflict if it has ended.
+	Detach() error
 }
 
 // PortName is the virtio-serial port the agent listens on.
@@ -169,4 +193,5 @@ const (
 	PowerOff Cause = "poweroff" // the guest rebooted, which is how it shuts itself down
 	Panic    Cause = "panic"    // the guest's kernel panicked
 	Crash    Cause = "crash"    // the VMM process ended by itself or was killed
+	Detached Cause = "detached" // Detach was called: it goes on without us
 )

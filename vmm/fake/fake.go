@@ -4,8 +4,9 @@
 // It is held to the same suite as the real drivers, so that what a test of the
 // code above sees of a machine (the channel, pausing, the ways to end, locked
 // drives, refused configs) is what it would see of a virtual one. There is
-// neither a kernel nor a process: PID is a number that no process has, and
-// Orphan means nothing.
+// neither a kernel nor a process: PID is a number that no process has. An owner
+// is a Driver, which Kill lets die as a process does: its orphans live on, for
+// another Driver of this process to adopt.
 package fake
 
 import (
@@ -39,6 +40,10 @@ type Inside struct {
 type Driver struct {
 	guest  Guest
 	refuse func(vmm.Config) error
+
+	mu     sync.Mutex
+	killed bool
+	owned  map[*machine]bool
 }
 
 var _ vmm.Driver = (*Driver)(nil)
@@ -46,7 +51,7 @@ var _ vmm.Driver = (*Driver)(nil)
 // New makes a driver whose machines run guest. refuse, unless nil, is asked
 // before every launch, which fails with its error.
 func New(guest Guest, refuse func(vmm.Config) error) *Driver {
-	return &Driver{guest, refuse}
+	return &Driver{guest: guest, refuse: refuse, owned: map[*machine]bool{}}
 }
 
 // Name is "fake".
@@ -77,6 +82,11 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) 
 	if err := checkState(c); err != nil {
 		return nil, err
 	}
+	memory, err := reopen(c.Memory.File)
+	if err != nil {
+		return nil, err
+	}
+	c.Memory.File = memory
 	drives, err := lockDrives(c.Drives)
 	if err != nil {
 		return nil, err
@@ -92,7 +102,7 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) 
 			return nil, errors.Join(err, unix.Munmap(ram))
 		}
 	}
-	m := &machine{
+	v := &vm{
 		config:  c,
 		ram:     ram,
 		drives:  drives,
@@ -102,8 +112,17 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) 
 		done:    make(chan struct{}),
 	}
 	alive, end := context.WithCancelCause(context.Background())
-	m.end = end
-	go m.run(alive, d.guest, c)
+	v.end = end
+	if c.Orphan {
+		v.list()
+	}
+	m, err := d.hold(v)
+	go v.run(alive, d.guest, c)
+	if err != nil {
+		end(err)
+		<-v.done
+		return nil, err
+	}
 	return m, nil
 }
 
@@ -122,8 +141,8 @@ var (
 	errClosed = errors.New("fake: closed")
 )
 
-// machine is one guest.
-type machine struct {
+// vm is one guest, whoever owns it.
+type vm struct {
 	pid     int
 	port    *port
 	console *vmm.Tail
@@ -135,32 +154,34 @@ type machine struct {
 
 	mu     sync.Mutex
 	drives []attached
+	owner  *machine
 }
 
-// run is the machine's whole life.
-func (m *machine) run(ctx context.Context, guest Guest, c vmm.Config) {
-	stop := context.AfterFunc(ctx, m.port.shut)
-	err := guest(ctx, Inside{Config: c, Port: m.port, Console: m.console, RAM: m.ram, Drive: m.drive})
+// run is the guest's whole life.
+func (v *vm) run(ctx context.Context, guest Guest, c vmm.Config) {
+	stop := context.AfterFunc(ctx, v.port.shut)
+	err := guest(ctx, Inside{Config: c, Port: v.port, Console: v.console, RAM: v.ram, Drive: v.drive})
 	stop()
-	m.port.shut()
-	m.exit = m.why(context.Cause(ctx), err)
-	m.mu.Lock()
-	unlockDrives(m.drives)
-	m.mu.Unlock()
-	_ = unix.Munmap(m.ram)
-	m.end(nil)
-	close(m.done)
+	v.port.shut()
+	v.exit = v.why(context.Cause(ctx), err)
+	v.mu.Lock()
+	unlockDrives(v.drives)
+	v.mu.Unlock()
+	_ = unix.Munmap(v.ram)
+	v.end(nil)
+	v.unlist()
+	close(v.done)
 }
 
 // why tells the host's doing, ended, from the guest's own.
-func (m *machine) why(ended, guest error) vmm.Exit {
+func (v *vm) why(ended, guest error) vmm.Exit {
 	switch {
 	case errors.Is(ended, errClosed):
 		return vmm.Exit{Cause: vmm.Closed}
 	case ended != nil:
 		return vmm.Exit{Cause: vmm.Crash, Err: ended}
 	case guest != nil:
-		_, _ = io.WriteString(m.console, "Kernel panic - not syncing: "+guest.Error()+"\n")
+		_, _ = io.WriteString(v.console, "Kernel panic - not syncing: "+guest.Error()+"\n")
 		return vmm.Exit{Cause: vmm.Panic, Err: guest}
 	default:
 		return vmm.Exit{Cause: vmm.PowerOff}

@@ -93,3 +93,53 @@ func (g *inside) Cmdline() string                { return strings.Join(g.Config.
 func (g *inside) Uptime() (time.Duration, error) { return time.Since(g.booted), nil }
 func (g *inside) Reboot() error                  { return script.ErrEnd }
 func (g *inside) Panic() error                   { g.end = errPanic; return script.ErrEnd }
+
+// TestMachineOutlivesTheKilledDriver: an orphan goes on, another machine ends,
+// and nothing of the driver works any more.
+func TestMachineOutlivesTheKilledDriver(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "boot")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := fake.New(run, nil)
+	launch := func(orphan bool) (vmm.Machine, vmm.Config) {
+		c := vmm.Config{
+			ID: "m", Dir: t.TempDir(), Accel: dayfly.TCG, CPUs: 1, MemoryMiB: dayfly.MinMemoryMiB,
+			Kernel: file, Initramfs: file, Orphan: orphan,
+		}
+		m, err := d.Launch(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m, c
+	}
+	orphan, c := launch(true)
+	child, _ := launch(false)
+	conn, err := orphan.Channel(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Kill()
+	<-child.Done()
+	if _, err := io.Copy(io.Discard, conn); err != nil && !errors.Is(err, os.ErrClosed) && !strings.Contains(err.Error(), "closed") {
+		t.Errorf("reading of a dead process's connection: %v", err)
+	}
+	if err := orphan.Resume(t.Context()); dayfly.KindOf(err) != dayfly.Conflict {
+		t.Errorf("a dead process resumes a machine: %v", err)
+	}
+	if _, err := d.Adopt(t.Context(), c); err == nil {
+		t.Error("a dead process adopts a machine")
+	}
+	m, err := fake.New(run, nil).Adopt(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pids, err := fake.Orphans(t.Context(), c.Dir); err != nil || len(pids) != 1 || pids[0] != m.PID() {
+		t.Errorf("Orphans = %v, %v", pids, err)
+	}
+	if err := fake.KillOrphans(t.Context(), filepath.Dir(c.Dir)); err != nil {
+		t.Error(err)
+	}
+	<-m.Done()
+}

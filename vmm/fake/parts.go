@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -96,13 +95,23 @@ func fill(d vmm.Drive) error {
 }
 
 // drive returns drive i as it is now.
-func (m *machine) drive(i int) (vmm.Drive, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if i < 0 || i >= len(m.drives) {
-		return vmm.Drive{}, fmt.Errorf("fake: no drive %d", i)
+func (v *vm) drive(i int) (vmm.Drive, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if i < 0 || i >= len(v.drives) {
+		return vmm.Drive{}, dayfly.Errorf(dayfly.Invalid, "the machine has no drive %d", i)
 	}
-	return m.drives[i].Drive, nil
+	d := v.drives[i].Drive
+	d.Below = slices.Clone(d.Below)
+	return d, nil
+}
+
+// Drive says what is behind drive i.
+func (m *machine) Drive(ctx context.Context, i int) (vmm.Drive, error) {
+	if err := m.usable(ctx); err != nil {
+		return vmm.Drive{}, err
+	}
+	return m.drive(i)
 }
 
 // PushLayer makes a new layer the uppermost of a drive.
@@ -141,18 +150,18 @@ func (m *machine) SetDrive(ctx context.Context, i int, d vmm.Drive) error {
 }
 
 // change replaces a drive, with the locks on its files.
-func (m *machine) change(i int, d vmm.Drive) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	old := m.drives[i]
+func (v *vm) change(i int, d vmm.Drive) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	old := v.drives[i]
 	old.unlock() // flock knows no lowering of a lock held by another descriptor
 	now, err := lockDrive(d)
 	if err != nil {
 		again, _ := lockDrive(old.Drive)
-		m.drives[i] = again
+		v.drives[i] = again
 		return err
 	}
-	m.drives[i] = now
+	v.drives[i] = now
 	return nil
 }
 
@@ -211,4 +220,17 @@ func lockDrive(d vmm.Drive) (attached, error) {
 		}
 	}
 	return a, nil
+}
+
+// reopen gives a machine a descriptor of its own of what its RAM begins as, as
+// a VMM has one. It is closed with the last use.
+func reopen(f *os.File) (*os.File, error) {
+	if f == nil {
+		return nil, nil //nolint:nilnil // RAM that begins as zeros has no file
+	}
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }

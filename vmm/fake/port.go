@@ -19,8 +19,8 @@ type port struct {
 	waiting  chan net.Conn // the guest's ends that it has not accepted
 
 	mu      sync.Mutex
-	running chan struct{} // closed while the guest runs
-	inUse   bool
+	running chan struct{}     // closed while the guest runs
+	host    *hostEnd          // the connection there is, or nil
 	ends    map[net.Conn]bool // the guest's ends that are open
 }
 
@@ -67,7 +67,7 @@ func (p *port) Addr() net.Addr { return &net.UnixAddr{Name: vmm.PortName, Net: "
 func (p *port) dial() (net.Conn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.inUse {
+	if p.host != nil {
 		return nil, dayfly.Errorf(dayfly.Conflict, "the guest's channel is open already: close that connection first")
 	}
 	host, guest, err := connPair()
@@ -79,8 +79,8 @@ func (p *port) dial() (net.Conn, error) {
 	default:
 		select {
 		case p.waiting <- guest:
-			p.inUse, p.ends[guest] = true, true
-			return &hostEnd{Conn: host, release: sync.OnceFunc(p.release)}, nil
+			p.host, p.ends[guest] = &hostEnd{host, p}, true
+			return p.host, nil
 		default:
 		}
 	}
@@ -88,10 +88,14 @@ func (p *port) dial() (net.Conn, error) {
 	return nil, dayfly.Errorf(dayfly.Conflict, "the machine is ending")
 }
 
-func (p *port) release() {
+// drop ends the connection there is, as the host's death does.
+func (p *port) drop() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.inUse = false
+	host := p.host
+	p.mu.Unlock()
+	if host != nil {
+		_ = host.Close()
+	}
 }
 
 func (p *port) pause() {
@@ -163,11 +167,15 @@ func (g *gated) Close() error {
 // hostEnd makes room for the next connection when it is closed.
 type hostEnd struct {
 	net.Conn
-	release func()
+	p *port
 }
 
 func (h *hostEnd) Close() error {
-	defer h.release()
+	h.p.mu.Lock()
+	defer h.p.mu.Unlock()
+	if h.p.host == h {
+		h.p.host = nil
+	}
 	return h.Conn.Close()
 }
 

@@ -13,7 +13,7 @@ import (
 
 // Descriptors that QEMU inherits, in the order of spec.files.
 const (
-	monitorFD = 3 // one end of a socket pair: no path, nobody else to connect
+	monitorFD = 3 // one end of a socket pair: no path, nobody else to connect; of an orphan, a listening socket
 	agentFD   = 4 // a listening socket: Channel may connect before QEMU is up
 	memoryFD  = 5 // only of a machine that has a memory file
 	stateFD   = 6 // only of a restored one
@@ -24,6 +24,12 @@ const (
 	consoleChardev = "console"
 	agentChardev   = "agent"
 	ramBlock       = "ram" // where it has a memory file
+)
+
+// What tells of a command line how its machine has its RAM.
+const (
+	memoryPath   = "/proc/self/fd/5" // memoryFD
+	memoryShared = "share=on"
 )
 
 // nameMark begins the -name of every machine of ours, which goes on with the
@@ -52,7 +58,7 @@ func arguments(c vmm.Config, tscKHz int) []string {
 		// qboot is the shortest way from reset to a PVH entry.
 		{"-bios", "qboot.rom"},
 
-		{"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", monitorFD)},
+		{"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d%s", monitorFD, listening(c.Orphan))},
 		{"-mon", "chardev=qmp,mode=control"},
 		// However the guest ends, QEMU waits with its vCPUs stopped until the
 		// console has been read.
@@ -62,7 +68,7 @@ func arguments(c vmm.Config, tscKHz int) []string {
 		// nobody else anything.
 		{"-chardev", fmt.Sprintf("ringbuf,id=%s,size=%d", consoleChardev, vmm.ConsoleBytes)},
 		{"-device", "isa-serial,chardev=" + consoleChardev},
-		{"-chardev", fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", agentChardev, agentFD)},
+		{"-chardev", fmt.Sprintf("socket,id=%s,fd=%d%s", agentChardev, agentFD, listening(true))},
 		// Devices take the buses that QEMU gives them, from the highest down,
 		// which is also the order in which guests find them.
 		{"-device", "virtio-serial-device,max_ports=2"},
@@ -76,6 +82,15 @@ func arguments(c vmm.Config, tscKHz int) []string {
 	return flatten(options)
 }
 
+// listening is what a socket needs that QEMU is to accept connections on, one
+// at a time.
+func listening(yes bool) string {
+	if !yes {
+		return ""
+	}
+	return ",server=on,wait=off"
+}
+
 // memory is the file that RAM is or begins as. A private mapping of it costs
 // only the pages that are written.
 func memory(c vmm.Config) []option {
@@ -84,9 +99,9 @@ func memory(c vmm.Config) []option {
 	}
 	how := "share=off,readonly=on,rom=off"
 	if c.Memory.Shared {
-		how = "share=on"
+		how = memoryShared
 	}
-	return []option{{"-object", fmt.Sprintf("memory-backend-file,id=%s,size=%dM,mem-path=/proc/self/fd/%d,%s", ramBlock, c.MemoryMiB, memoryFD, how)}}
+	return []option{{"-object", fmt.Sprintf("memory-backend-file,id=%s,size=%dM,mem-path=%s,%s", ramBlock, c.MemoryMiB, memoryPath, how)}}
 }
 
 // beginning is a kernel to boot, or a saved state to go on from. That holds

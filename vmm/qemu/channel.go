@@ -14,42 +14,57 @@ import (
 	"github.com/dayfly/dayfly"
 )
 
-const agentSocket = "agent.sock"
+// The sockets in a machine's directory.
+const (
+	agentSocket   = "agent.sock"
+	monitorSocket = "monitor.sock" // only of an orphan
+)
 
-// endpoint is the host's side of the guest's port: a socket in the machine's
-// directory.
+// endpoint is the host's side of them: of the guest's port, and of the monitor
+// where that is one.
 type endpoint struct {
 	dir *os.File // so that a long path does not matter: a socket's has 107 bytes
 
 	mu    sync.Mutex
 	gone  bool // dir is closed: its number may be another directory's
 	inUse bool
+	open  net.Conn // the connection, once it stands
 }
 
-// listen makes the socket and returns the listening end, which is QEMU's. A
-// socket that is there is what an owner left that was killed.
-func listen(dir string) (*endpoint, *os.File, error) {
+// openEndpoint makes the host's side, without the socket.
+func openEndpoint(dir string) (*endpoint, error) {
 	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	e := &endpoint{dir: d}
+	return &endpoint{dir: d}, nil
+}
+
+// listen makes a socket that only its owner may connect to, and returns the
+// listening end, which is QEMU's. A socket that is there is what an owner left
+// that was killed.
+func (e *endpoint) listen(name string) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, joinClose(fmt.Errorf("agent socket: %w", err), d)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	l := os.NewFile(uintptr(fd), agentSocket)
-	if err := unix.Unlinkat(int(d.Fd()), agentSocket, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return nil, nil, joinClose(fmt.Errorf("agent socket: %w", err), l, d)
+	l := os.NewFile(uintptr(fd), name)
+	if err := unix.Unlinkat(int(e.dir.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, joinClose(fmt.Errorf("%s: %w", name, err), l)
 	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: e.path()}); err != nil {
-		return nil, nil, joinClose(fmt.Errorf("agent socket: %w", err), l, d)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: e.path(name)}); err != nil {
+		return nil, joinClose(fmt.Errorf("%s: %w", name, err), l)
 	}
-	if err := unix.Listen(fd, 1); err != nil {
-		_ = e.remove()
-		return nil, nil, joinClose(fmt.Errorf("agent socket: %w", err), l)
+	// Until it listens nobody gets through.
+	err = unix.Fchmodat(int(e.dir.Fd()), name, 0o600, 0)
+	if err == nil {
+		err = unix.Listen(fd, 1)
 	}
-	return e, l, nil
+	if err != nil {
+		_ = unix.Unlinkat(int(e.dir.Fd()), name, 0)
+		return nil, joinClose(fmt.Errorf("%s: %w", name, err), l)
+	}
+	return l, nil
 }
 
 // joinClose closes what err makes useless. The first error is the one that counts.
@@ -60,18 +75,44 @@ func joinClose(err error, files ...*os.File) error {
 	return err
 }
 
-func (e *endpoint) path() string {
-	return filepath.Join("/proc/self/fd", fmt.Sprint(e.dir.Fd()), agentSocket)
+func (e *endpoint) path(name string) string {
+	return filepath.Join("/proc/self/fd", fmt.Sprint(e.dir.Fd()), name)
 }
 
-// remove takes the socket away. Connections that stand are not affected.
+// remove takes the sockets away. Connections that stand are not affected.
 func (e *endpoint) remove() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.gone {
+		return nil
+	}
+	var errs []error
+	for _, name := range []string{agentSocket, monitorSocket} {
+		if err := unix.Unlinkat(int(e.dir.Fd()), name, 0); !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, err)
+		}
+	}
+	e.close()
+	return errors.Join(errs...)
+}
+
+// leave lets go of the sockets, which stay, and hangs up: another owner's
+// connection would wait for that.
+func (e *endpoint) leave() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.open != nil {
+		_ = e.open.Close()
+	}
+	if !e.gone {
+		e.close()
+	}
+}
+
+// close is for who holds mu.
+func (e *endpoint) close() {
 	e.gone = true
-	err := unix.Unlinkat(int(e.dir.Fd()), agentSocket, 0)
 	_ = e.dir.Close()
-	return err
 }
 
 // dial connects to the port. The guest may not notice that another connection
@@ -82,7 +123,7 @@ func (e *endpoint) dial(ctx context.Context) (net.Conn, error) {
 	if err := e.claim(); err != nil {
 		return nil, err
 	}
-	c, err := e.connect(ctx)
+	c, err := e.connect(ctx, agentSocket)
 	if err != nil {
 		e.release()
 		return nil, fmt.Errorf("channel: %w", err)
@@ -91,14 +132,18 @@ func (e *endpoint) dial(ctx context.Context) (net.Conn, error) {
 }
 
 // connect does not wait: the listening socket has room.
-func (e *endpoint) connect(ctx context.Context) (net.Conn, error) {
+func (e *endpoint) connect(ctx context.Context, name string) (net.Conn, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.gone {
 		return nil, net.ErrClosed
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", e.path())
+	c, err := d.DialContext(ctx, "unix", e.path(name))
+	if err == nil && name == agentSocket {
+		e.open = c
+	}
+	return c, err
 }
 
 // claim takes the one connection there is.
@@ -115,7 +160,7 @@ func (e *endpoint) claim() error {
 func (e *endpoint) release() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.inUse = false
+	e.inUse, e.open = false, nil
 }
 
 // channel is a connection that makes room for the next when it is closed.

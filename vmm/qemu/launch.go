@@ -23,6 +23,7 @@ type launch struct {
 	back   undo.Stack
 
 	endpoint *endpoint
+	owner    *os.File // the machine's directory, locked; of an orphan
 	agent    *os.File // QEMU's ends, closed here once it has them
 	qmp      *os.File
 	state    *os.File // of a restored machine: where it reads what it goes on from
@@ -49,7 +50,7 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 			err = errors.Join(err, l.back.Run(ctx))
 		}
 	}()
-	if err := l.sockets(); err != nil {
+	if err := l.sockets(ctx); err != nil {
 		return nil, err
 	}
 	if err := l.start(); err != nil {
@@ -67,17 +68,26 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 
 // sockets makes both ways to talk to QEMU and puts the first questions into
 // one: they are answered when QEMU gets there, without another round trip.
-func (l *launch) sockets() (err error) {
-	if l.endpoint, l.agent, err = listen(l.config.Dir); err != nil {
+func (l *launch) sockets(ctx context.Context) (err error) {
+	if l.config.Orphan {
+		if l.owner, err = own(ctx, l.config.Dir); err != nil {
+			return err
+		}
+		l.back.Push("ownership", func(context.Context) error { return l.owner.Close() })
+	}
+	if l.endpoint, err = openEndpoint(l.config.Dir); err != nil {
 		return fmt.Errorf("qemu: %w", err)
 	}
-	l.back.Push("agent socket", func(context.Context) error { return l.endpoint.remove() })
-	ours, theirs, err := socketPair()
-	if err != nil {
-		return joinClose(fmt.Errorf("qemu: monitor socket: %w", err), l.agent)
+	l.back.Push("sockets", func(context.Context) error { return l.endpoint.remove() })
+	if l.agent, err = l.endpoint.listen(agentSocket); err != nil {
+		return fmt.Errorf("qemu: %w", err)
 	}
-	l.qmp = theirs
+	ours, err := l.monitor(ctx)
+	if err != nil {
+		return joinClose(fmt.Errorf("qemu: %w", err), l.agent)
+	}
 	l.m = newMachine(l.config, l.endpoint, l.driver.log)
+	l.m.owner = l.owner
 	l.m.mon = newMonitor(ours, l.m.event)
 	l.back.Push("monitor", func(context.Context) error { _ = l.m.mon.Close(); return nil })
 	_, err = l.m.mon.send("qmp_capabilities", nil)
@@ -88,6 +98,22 @@ func (l *launch) sockets() (err error) {
 		return joinClose(err, l.agent, l.qmp)
 	}
 	return nil
+}
+
+// monitor makes QMP's connection: a pair of sockets, or of an orphan a socket
+// to be connected to again.
+func (l *launch) monitor(ctx context.Context) (ours net.Conn, err error) {
+	if !l.config.Orphan {
+		ours, l.qmp, err = socketPair()
+		return ours, err
+	}
+	if l.qmp, err = l.endpoint.listen(monitorSocket); err != nil {
+		return nil, err
+	}
+	if ours, err = l.endpoint.connect(ctx, monitorSocket); err != nil {
+		return nil, joinClose(err, l.qmp)
+	}
+	return ours, nil
 }
 
 func (l *launch) start() error {
@@ -217,7 +243,7 @@ var refusals = []struct {
 
 // explain finds out why QEMU ended, or why it does not answer.
 func (l *launch) explain(ctx context.Context, err error) error {
-	said := string(l.m.proc.words.Bytes())
+	said := string(l.m.proc.words())
 	for _, r := range refusals {
 		if strings.Contains(said, r.words) {
 			return &dayfly.Error{Kind: r.kind, Msg: r.msg, Err: l.m.proc.lastWords()}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,13 +26,15 @@ type machine struct {
 	proc     *process
 	mon      *monitor
 	endpoint *endpoint
+	owner    *os.File // of an orphan: its directory, locked while it is ours
+	base     *os.File // of an adopted one: what its RAM began as; config has it, too
 	log      *slog.Logger
 
-	greeted  atomic.Int64  // QEMU's major version, by its greeting
-	shutdown chan string   // the reason QMP gave for the guest's end
-	stopped  chan struct{} // the CPUs were stopped, maybe not by us
-	resumed  chan struct{} // the CPUs were let go
-	close    func()        // asks own to end the machine
+	greeted  atomic.Int64            // QEMU's major version, by its greeting
+	shutdown chan string             // the reason QMP gave for the guest's end
+	stopped  chan struct{}           // the CPUs were stopped, maybe not by us
+	resumed  chan struct{}           // the CPUs were let go
+	close    context.CancelCauseFunc // asks own to end the machine, or to let go of it
 	done     chan struct{}
 	exit     vmm.Exit // valid once done is closed
 
@@ -40,7 +43,7 @@ type machine struct {
 
 	blocks sync.Mutex // held while drives are changed
 	drives []attached
-	nodes  int // how many were added, for their names
+	sets   int // how often one was set, for the names of nodes
 }
 
 // attached is a drive as it is now, and its uppermost block node.
@@ -68,7 +71,7 @@ func newMachine(c vmm.Config, e *endpoint, log *slog.Logger) *machine {
 }
 
 // PID is QEMU's process id.
-func (m *machine) PID() int { return m.proc.cmd.Process.Pid }
+func (m *machine) PID() int { return m.proc.pid }
 
 // Channel opens the guest's port; a Conflict error says that it is open, or
 // that the machine has ended.
@@ -138,9 +141,36 @@ func (m *machine) Exit() vmm.Exit {
 
 // Close kills QEMU and waits until it is gone. It returns nil.
 func (m *machine) Close() error {
-	m.close()
+	m.close(errClosed)
 	<-m.done
 	return nil
+}
+
+// Detach lets go of an orphan, which goes on.
+func (m *machine) Detach() error {
+	if m.owner == nil {
+		return dayfly.Errorf(dayfly.Invalid, "the machine ends with this process: it is none that can be left alone")
+	}
+	m.close(errDetached)
+	<-m.done
+	if m.exit.Cause != vmm.Detached {
+		return m.conflict()
+	}
+	return nil
+}
+
+// Why own was asked to be done with a machine.
+var (
+	errClosed   = errors.New("qemu: closed")
+	errDetached = errors.New("qemu: detached")
+)
+
+// asked is the end that own was asked for.
+func asked(ctx context.Context) vmm.Exit {
+	if errors.Is(context.Cause(ctx), errDetached) {
+		return vmm.Exit{Cause: vmm.Detached}
+	}
+	return vmm.Exit{Cause: vmm.Closed}
 }
 
 // Console returns the end of what the guest wrote to its console. Of a machine
@@ -192,7 +222,7 @@ func (m *machine) major() int { return int(m.greeted.Load()) }
 
 // begin starts the owner.
 func (m *machine) begin() {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	m.close = cancel
 	go m.own(ctx)
 }
@@ -200,19 +230,34 @@ func (m *machine) begin() {
 // own waits for the machine's end and sees it through. ctx ends with Close.
 func (m *machine) own(ctx context.Context) {
 	m.exit = m.await(ctx)
-	m.close() // frees what ctx holds
-	m.proc.kill()
-	_ = m.mon.Close()       // QEMU is gone
-	_ = m.endpoint.remove() // the caller may have removed it already
+	m.close(nil) // frees what ctx holds
+	if m.exit.Cause == vmm.Detached {
+		m.leave()
+	} else {
+		m.proc.kill()
+		_ = m.mon.Close()       // QEMU is gone
+		_ = m.endpoint.remove() // the caller may have removed it already
+	}
+	if m.proc.forget != nil {
+		m.proc.forget()
+	}
+	_ = joinClose(nil, m.base, m.owner) // the lock last: then another may have it
 	m.log.Debug("machine ended", "machine", m.config.ID, "cause", m.exit.Cause, "err", m.exit.Err)
 	close(m.done)
+}
+
+// leave ends our connections and nothing else.
+func (m *machine) leave() {
+	_ = m.readConsole(context.Background()) // as it is all that is known of it from now on
+	_ = m.mon.Close()
+	m.endpoint.leave()
 }
 
 func (m *machine) await(ctx context.Context) vmm.Exit {
 	for {
 		select {
 		case <-ctx.Done():
-			return vmm.Exit{Cause: vmm.Closed}
+			return asked(ctx)
 		case reason := <-m.shutdown:
 			return m.guestEnded(ctx, reason)
 		case <-m.stopped:
@@ -235,7 +280,7 @@ const panicMark = "Kernel panic - not syncing"
 func (m *machine) guestEnded(ctx context.Context, reason string) vmm.Exit {
 	if err := m.readConsole(ctx); err != nil {
 		if ctx.Err() != nil {
-			return vmm.Exit{Cause: vmm.Closed}
+			return asked(ctx)
 		}
 		return m.crashed()
 	}
@@ -291,7 +336,7 @@ func (m *machine) awaitDeath() {
 
 // said is the end of QEMU's standard error as an error, or nil.
 func (m *machine) said() error {
-	if s := m.proc.words.Bytes(); len(s) > 0 {
+	if s := m.proc.words(); len(s) > 0 {
 		return fmt.Errorf("qemu said %q", s)
 	}
 	return nil

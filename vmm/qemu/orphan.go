@@ -98,30 +98,35 @@ func waitGone(ctx context.Context, fd int) error {
 }
 
 func isOurs(pid int, dir string) bool {
-	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	line, err := commandLine(pid)
 	if err != nil {
 		return false // gone meanwhile
 	}
-	defer f.Close()
-	line, err := io.ReadAll(io.LimitReader(f, maxCmdline))
-	if err != nil {
-		return false
-	}
-	of, ok := machineDir(line)
+	_, of, ok := machineName(line)
 	return ok && (of == dir || strings.HasPrefix(of, strings.TrimSuffix(dir, "/")+"/"))
 }
 
-// machineDir is the directory in the -name of a machine of ours, which is the
-// first option on its command line.
-func machineDir(cmdline []byte) (string, bool) {
+// commandLine reads the arguments of a process, each with a NUL behind it.
+func commandLine(pid int) ([]byte, error) {
+	f, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxCmdline))
+}
+
+// machineName is the id and the directory in the -name of a machine of ours,
+// which is the first option on its command line.
+func machineName(cmdline []byte) (id, dir string, ok bool) {
 	args := bytes.SplitN(cmdline, []byte{0}, 4)
 	if len(args) < 4 || string(args[1]) != "-name" {
-		return "", false
+		return "", "", false
 	}
 	name, ok := strings.CutPrefix(string(args[2]), "guest="+nameMark)
 	if !ok {
-		return "", false
+		return "", "", false
 	}
-	_, dir, ok := strings.Cut(strings.ReplaceAll(name, ",,", ","), ":")
-	return dir, ok && filepath.IsAbs(dir)
+	id, dir, ok = strings.Cut(strings.ReplaceAll(name, ",,", ","), ":")
+	return id, dir, ok && filepath.IsAbs(dir)
 }

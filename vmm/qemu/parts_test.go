@@ -14,14 +14,14 @@ func TestMachineDirIsFoundAgain(t *testing.T) {
 	for _, dir := range []string{"/state/w1", "/with, comma,,and:colon", "/"} {
 		c := vmm.Config{ID: "w1", Dir: dir, Accel: dayfly.TCG, CPUs: 1}
 		line := "qemu\x00" + strings.Join(arguments(c, 0), "\x00") + "\x00"
-		if got, ok := machineDir([]byte(line)); !ok || got != dir {
-			t.Errorf("machineDir = %q, %v; want %q", got, ok, dir)
+		if id, got, ok := machineName([]byte(line)); !ok || got != dir || id != "w1" {
+			t.Errorf("machineName = %q, %q, %v; want %q", id, got, ok, dir)
 		}
 	}
 	for _, line := range []string{"", "qemu", "qemu\x00-name\x00guest=other\x00-S\x00", "sh\x00-c\x00-name guest=dayfly:w1:/state\x00x",
 		"qemu\x00-name\x00guest=dayfly:w1:state\x00-S\x00", "qemu\x00-name\x00guest=dayfly:w1\x00-S\x00"} {
-		if got, ok := machineDir([]byte(line)); ok {
-			t.Errorf("machineDir of %q = %q", line, got)
+		if id, got, ok := machineName([]byte(line)); ok {
+			t.Errorf("machineName of %q = %q, %q", line, id, got)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -129,10 +130,12 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 			err = errors.Join(err, os.Remove(path))
 		}
 	}()
+	name := layerNode(i, len(d.Below)+1)
+	_ = m.dropNode(ctx, name) // one that an earlier try left; QEMU refuses if it is in use
 	top := layer(path, false, true)
-	top["backing"] = nil
-	name, err := m.addNode(ctx, top)
-	if err != nil {
+	top["backing"], top["node-name"] = nil, name
+	top["file"].(map[string]any)["node-name"] = fileNode(name) //nolint:forcetypeassert // see layer
+	if err := m.ask(ctx, "blockdev-add", top, nil); err != nil {
 		return err
 	}
 	if err := m.ask(ctx, "blockdev-snapshot", map[string]string{"node": d.node, "overlay": name}, nil); err != nil {
@@ -140,6 +143,15 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 	}
 	d.node, d.Drive = name, vmm.Drive{Path: path, Below: append([]string{d.Path}, d.Below...)}
 	return nil
+}
+
+// Nodes have names by which they are known again: that of the layer which has
+// so many below it, and those of files.
+func layerNode(i, below int) string { return fmt.Sprintf("%s-%d", driveNode(i), below) }
+func fileNode(layer string) string  { return layer + "-file" }
+func (m *machine) setNode(i int) string {
+	m.sets++
+	return fmt.Sprintf("%s-set%d", driveNode(i), m.sets)
 }
 
 // SetDrive puts another file behind a drive of one layer.
@@ -154,8 +166,9 @@ func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) error {
 	if err != nil {
 		return err
 	}
-	name, err := m.addNode(ctx, file(path, d.ReadOnly))
-	if err != nil {
+	f, name := file(path, d.ReadOnly), m.setNode(i)
+	f["node-name"] = name
+	if err := m.ask(ctx, "blockdev-add", f, nil); err != nil {
 		return err
 	}
 	node := layer(path, d.ReadOnly, false)
@@ -167,12 +180,16 @@ func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) error {
 	return nil
 }
 
-// addNode adds a block node under a name of its own, and returns that.
-func (m *machine) addNode(ctx context.Context, node map[string]any) (string, error) {
-	m.nodes++
-	name := fmt.Sprintf("node%d", m.nodes)
-	node["node-name"] = name
-	return name, m.ask(ctx, "blockdev-add", node, nil)
+// Drive says what is behind drive i.
+func (m *machine) Drive(_ context.Context, i int) (vmm.Drive, error) {
+	m.blocks.Lock()
+	defer m.blocks.Unlock()
+	if i < 0 || i >= len(m.drives) {
+		return vmm.Drive{}, dayfly.Errorf(dayfly.Invalid, "the machine has no drive %d", i)
+	}
+	d := m.drives[i].Drive
+	d.Below = slices.Clone(d.Below)
+	return d, nil
 }
 
 func (m *machine) dropNode(ctx context.Context, name string) error {

@@ -105,9 +105,15 @@ var promises = []promise{
 	{"EndedMachineRefuses", endedMachineRefuses, false},
 	{"ConsoleIsBounded", consoleIsBounded, false},
 
+	{"OrphanGoesOnWithAnotherOwner", orphanGoesOnWithAnotherOwner, false},
+	{"OrphanThatEndedAloneIsToldOf", orphanThatEndedAloneIsToldOf, false},
+	{"MachineHasOneOwner", machineHasOneOwner, false},
+	{"OnlyOrphansAreLetGo", onlyOrphansAreLetGo, false},
+
 	{"ClosedProcessIsGone", closedProcessIsGone, true},
 	{"ParentsDeathKills", parentsDeathKills, true},
 	{"OrphanOutlivesItsParent", orphanOutlivesItsParent, true},
+	{"OrphanOfAKilledParentIsAdopted", orphanOfAKilledParentIsAdopted, true},
 	{"CommandLineHoldsNoEnvironment", commandLineHoldsNoEnvironment, true},
 }
 

@@ -114,6 +114,8 @@ func act(g Guest, verb string, args []string) (string, error) {
 		return g.Kept()
 	case "reboot":
 		return "", g.Reboot()
+	case "doom":
+		return "", doom(g, args)
 	case "panic":
 		return "", g.Panic()
 	}
@@ -134,6 +136,22 @@ func sleep(g Guest, args []string) (string, error) {
 	time.Sleep(time.Duration(n[0]))
 	ended, err := g.Uptime()
 	return strconv.FormatInt(int64(ended-began), 10), err
+}
+
+// Doomed is what a guest writes to its console when it is going to reboot soon.
+const Doomed = "doomed"
+
+// doom reboots after args[0] nanoseconds, whoever is there by then.
+func doom(g Guest, args []string) error {
+	n, err := ints(args, 1)
+	if err == nil {
+		err = g.Console(Doomed)
+	}
+	if err != nil {
+		return err
+	}
+	time.Sleep(time.Duration(n[0]))
+	return g.Reboot()
 }
 
 // access is read DRIVE OFFSET LENGTH, which returns hex, and write DRIVE OFFSET
