@@ -40,6 +40,7 @@ var (
 	btrfs      = &capability{name: "btrfs", remedy: "install btrfs-progs", probe: fileSystem("btrfs")}
 	mmdebstrap = &capability{name: "mmdebstrap", remedy: setupTest, probe: tool("mmdebstrap")}
 	python     = &capability{name: "python", remedy: setupTest, probe: tool("python3")}
+	postgresql = &capability{name: "postgres", remedy: setupTest, probe: probePostgres}
 	qemu       = &capability{name: "qemu", remedy: setupTest, probe: probeQEMU}
 	kvm        = &capability{name: "kvm", remedy: "use a machine whose KVM runs a stock guest kernel, and make test", probe: probeKVM}
 	vhostVsock = &capability{name: "vhost-vsock", remedy: "run modprobe vhost_vsock on a kernel that has it", probe: device("/dev/vhost-vsock")}
@@ -47,7 +48,7 @@ var (
 	kernelSrc  = &capability{name: "kernel-source", remedy: "run packaging/setup.sh kernel", probe: probeKernelSource}
 	state      = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
 
-	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, qemu, kvm, vhostVsock, kernelDeb, kernelSrc, state}
+	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, postgresql, qemu, kvm, vhostVsock, kernelDeb, kernelSrc, jail, state}
 )
 
 // Root needs the test to run as root.
@@ -74,6 +75,10 @@ func Mmdebstrap(t testing.TB) string { t.Helper(); return mmdebstrap.require(t) 
 
 // Python needs a Python 3 on this host and returns its path.
 func Python(t testing.TB) string { t.Helper(); return python.require(t) }
+
+// Postgres needs PostgreSQL's server, and returns the directory of its programs.
+// The package test/postgres starts one.
+func Postgres(t testing.TB) string { t.Helper(); return postgresql.require(t) }
 
 // QEMU needs a QEMU new enough to run guests and returns its path.
 func QEMU(t testing.TB) string { t.Helper(); return qemu.require(t) }
@@ -220,6 +225,19 @@ func byAge(a, b string) int {
 		return 0
 	}
 	return sa.ModTime().Compare(sb.ModTime())
+}
+
+// probePostgres looks where Debian has it, outside of PATH, and for others in PATH.
+func probePostgres() (string, error) {
+	servers, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+	if err == nil && len(servers) > 0 {
+		return filepath.Dir(slices.MaxFunc(servers, byAge)), nil
+	}
+	path, err := exec.LookPath("postgres")
+	if err != nil {
+		return "", errors.New("no postgres in PATH or below /usr/lib/postgresql")
+	}
+	return filepath.Dir(path), nil
 }
 
 func probeState() (string, error) {
