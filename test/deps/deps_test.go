@@ -47,7 +47,7 @@ var layers = []layer{
 	},
 	{
 		name: "mechanisms", why: "a mechanism does one thing and never knows another mechanism: node puts them together",
-		in:  []string{"image", "kernel", "disk", "vmm", "guest", "snapshot", "template"},
+		in:  []string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template"},
 		may: words,
 	},
 	{
@@ -67,7 +67,7 @@ var layers = []layer{
 	{
 		name: "assembly", why: "node puts the mechanisms of a host together; drivers are handed to it",
 		in:  []string{"node"},
-		may: append([]string{"image", "kernel", "disk", "vmm", "guest", "snapshot", "template"}, words...),
+		may: append([]string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template"}, words...),
 	},
 	{
 		name: "edges", why: "an edge states what it needs as small interfaces, so that nothing behind it leaks to the wire",

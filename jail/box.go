@@ -1,0 +1,416 @@
+package jail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+)
+
+// Jail is one jail. One process can be started in it, once. Its methods may be
+// called at the same time.
+type Jail struct {
+	pool  *Pool
+	spec  Spec
+	uid   int
+	group *group
+
+	program program
+	line    *line
+	proc    *Process // the first process, which becomes the VMM
+
+	mu      sync.Mutex // guards what follows
+	started bool
+	orphan  bool       // what was started outlives its owner
+	owned   []*os.File // files that were given to the jail's user
+	closed  bool
+	err     error
+}
+
+// UID is the jail's user and group; 0 where jails are off.
+func (j *Jail) UID() int { return j.uid }
+
+// make sets up a new jail and its first process.
+func (p *Pool) make(ctx context.Context, s Shape) (_ *Jail, err error) {
+	found, err := p.programs.find(s.Program)
+	if err != nil {
+		return nil, err
+	}
+	j := &Jail{pool: p, spec: Spec{Shape: s}, program: found}
+	if j.uid, err = p.ids.take(func(uid int) error { return p.tree.group(uid).remove() }); err != nil {
+		return nil, err
+	}
+	j.group = p.tree.group(j.uid)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, j.Close())
+		}
+	}()
+	if err := j.begin(); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, j.line.interrupt)
+	defer stop()
+	if err := j.line.tell(j.setup(), nil); err != nil {
+		return nil, j.broken(ctx, "set-up", err)
+	}
+	a, _, err := j.line.hear()
+	if err != nil {
+		return nil, j.broken(ctx, "set-up", err)
+	}
+	if a.Error != "" {
+		return nil, dayfly.Errorf(dayfly.Unavailable, "jail: set-up: %s: see dayfly doctor for what jails need", a.Error)
+	}
+	if !j.good() {
+		return nil, &dayfly.Error{Kind: dayfly.Internal, Msg: "jail: set-up: the first process is not where it should be"}
+	}
+	return j, nil
+}
+
+// begin starts the first process, records it and puts it into its control
+// groups. The record comes before all that an owner who is killed could leave.
+func (j *Jail) begin() error {
+	l, theirs, err := newLine()
+	if err != nil {
+		return fmt.Errorf("jail: %w", err)
+	}
+	defer theirs.Close()
+	j.line = l
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("jail: %w", err)
+	}
+	defer null.Close()
+	j.proc, err = spawn(j.pool.self, []string{firstName}, &os.ProcAttr{
+		Dir: "/",
+		Env: []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"},
+		Files: []*os.File{
+			null, null, null,
+			controlFD: theirs,
+		},
+		Sys: &syscall.SysProcAttr{
+			Setsid:     true,
+			Pdeathsig:  syscall.SIGKILL,
+			Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS | syscall.CLONE_NEWNET,
+		},
+	})
+	if errors.Is(err, unix.EPERM) {
+		return dayfly.Errorf(dayfly.Unavailable, "jail: this process may not make namespaces: it needs CAP_SYS_ADMIN, which some containers take away")
+	}
+	if err != nil {
+		return fmt.Errorf("jail: first process: %w", err)
+	}
+	if err := j.record(phaseAhead); err != nil {
+		return err
+	}
+	return j.group.make(j.proc.PID())
+}
+
+func (j *Jail) record(p phase) error {
+	at, err := startTime(j.proc.PID())
+	if err != nil {
+		return fmt.Errorf("jail: first process: %w", err)
+	}
+	return j.pool.ids.write(j.uid, occupant{j.proc.PID(), at, p})
+}
+
+func (j *Jail) setup() setup {
+	s := setup{UID: j.uid, Top: j.pool.dir, Binds: slices.Clone(j.program.binds), Links: j.program.links, KVM: j.spec.KVM}
+	for _, path := range j.spec.Data {
+		from, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			continue // not on this host
+		}
+		if info, err := os.Stat(from); err == nil {
+			s.Binds = append(s.Binds, bind{From: from, To: path, Dir: info.IsDir()})
+		}
+	}
+	return s
+}
+
+// broken tells why the first process does not answer.
+func (j *Jail) broken(ctx context.Context, what string, err error) error {
+	if cause := ctx.Err(); cause != nil {
+		return cause
+	}
+	j.proc.Kill()
+	return fmt.Errorf("jail: %s: %w", what, errors.Join(err, j.proc.Exit().Err()))
+}
+
+// Command is what a jail is to run.
+type Command struct {
+	Args   []string   // all of them, the name the program is called by first
+	Env    []string   // all of it
+	Dir    string     // in the jail; "" is its root
+	Stdin  *os.File   // nil is /dev/null, as for the others
+	Stdout *os.File   //
+	Stderr *os.File   //
+	Files  []*os.File // descriptors 3 and up
+
+	// Orphan lets the process outlive its owner, whose Sweep then leaves it.
+	// Otherwise the kernel kills it with the owner.
+	Orphan bool
+}
+
+// Start runs the jail's program. It returns when that has begun and was seen to
+// have none of the rights it should not have. The error is Unavailable when
+// the jail's user has no way to what the program needs, which it names.
+func (j *Jail) Start(ctx context.Context, c Command) (*Process, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	switch {
+	case j.closed:
+		return nil, dayfly.Errorf(dayfly.Conflict, "jail: it is closed")
+	case j.started:
+		return nil, dayfly.Errorf(dayfly.Conflict, "jail: it was used before: take another")
+	case len(c.Args) == 0:
+		return nil, dayfly.Errorf(dayfly.Invalid, "jail: a command has at least its name")
+	}
+	j.started, j.orphan = true, c.Orphan
+	if j.pool.off {
+		return j.bare(c)
+	}
+	stop := context.AfterFunc(ctx, j.line.interrupt)
+	defer stop()
+	listener, err := j.launch(ctx, c)
+	if err != nil {
+		j.proc.Kill()
+		return nil, err
+	}
+	if err := j.verify(j.proc.PID()); err != nil {
+		unix.Close(listener)
+		j.proc.Kill()
+		return nil, err
+	}
+	if err := j.proc.watch(listener); err != nil {
+		j.proc.Kill()
+		return nil, err
+	}
+	return j.proc, nil
+}
+
+// launch sends the command and waits until the first process has turned into
+// the program, which closes the line.
+func (j *Jail) launch(ctx context.Context, c Command) (listener int, err error) {
+	msg, fds, err := j.message(c)
+	defer func() {
+		for _, f := range fds {
+			_ = f.Close() // copies, or mounts of no place
+		}
+	}()
+	if err != nil {
+		return -1, err
+	}
+	if err := j.record(phaseRuns); err != nil {
+		return -1, err
+	}
+	numbers := make([]int, len(fds))
+	for i, f := range fds {
+		numbers[i] = int(f.Fd())
+	}
+	if err := j.line.tell(msg, numbers); err != nil {
+		return -1, j.broken(ctx, "start", err)
+	}
+	listener = -1
+	for {
+		a, fd, err := j.line.hear()
+		if fd >= 0 {
+			listener = fd
+		}
+		switch {
+		case err != nil && a == (answer{}) && isEOF(err) && listener >= 0:
+			return listener, nil
+		case err != nil:
+			err = j.broken(ctx, "start", err)
+		case a.Error != "":
+			err = dayfly.Errorf(dayfly.Unavailable, "jail: start: %s", a.Error)
+		}
+		if err != nil {
+			if listener >= 0 {
+				unix.Close(listener)
+			}
+			return -1, err
+		}
+	}
+}
+
+// message is the start, and copies of all descriptors that go with it.
+func (j *Jail) message(c Command) (_ start, fds []*os.File, err error) {
+	l := j.spec.Limits
+	m := start{
+		Program: j.program.path, Args: c.Args, Env: c.Env, Dir: c.Dir, Orphan: c.Orphan,
+		OpenFiles: DefaultOpenFiles, FileSize: uint64(max(0, l.FileSize)), Processes: uint64(processes(l)),
+	}
+	if m.Dir == "" {
+		m.Dir = "/"
+	}
+	if l.OpenFiles > 0 {
+		m.OpenFiles = uint64(l.OpenFiles)
+	}
+	for i, f := range append([]*os.File{c.Stdin, c.Stdout, c.Stderr}, c.Files...) {
+		dup, err := duplicate(f)
+		if err != nil {
+			return m, fds, fmt.Errorf("jail: descriptor %d: %w", i, err)
+		}
+		fds = append(fds, dup)
+	}
+	m.Files = len(fds)
+	for _, f := range j.spec.Files {
+		tree, dir, err := j.open(f)
+		if err != nil {
+			return m, fds, err
+		}
+		fds = append(fds, tree)
+		m.Mounts = append(m.Mounts, mount{To: f.Path, Dir: dir, Write: f.Write})
+	}
+	return m, fds, nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	if f == nil {
+		return os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	}
+	raw, err := f.SyscallConn() // Fd would make it block
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	var dup error
+	err = raw.Control(func(old uintptr) { fd, dup = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+	if err = errors.Join(err, dup); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// open cuts a file or directory off from the host's tree, so that it can be
+// mounted in the jail. A symbolic link in its place is refused.
+func (j *Jail) open(f File) (tree *os.File, dir bool, err error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, f.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return nil, false, dayfly.Errorf(dayfly.Unavailable, "jail: %s, which the machine needs: %w", f.Path, err)
+	}
+	tree = os.NewFile(uintptr(fd), f.Path)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, false, errors.Join(fmt.Errorf("jail: %s: %w", f.Path, err), tree.Close())
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFLNK {
+		return nil, false, errors.Join(dayfly.Errorf(dayfly.Denied, "jail: %s is a symbolic link: name what it leads to", f.Path), tree.Close())
+	}
+	if f.Own {
+		if err := j.own(tree); err != nil {
+			return nil, false, errors.Join(fmt.Errorf("jail: %s: %w", f.Path, err), tree.Close())
+		}
+	}
+	return tree, kind == unix.S_IFDIR, nil
+}
+
+// own gives a file to the jail's user. It stays open for it to be taken back,
+// whatever is at its path by then.
+func (j *Jail) own(tree *os.File) error {
+	if err := unix.Fchownat(int(tree.Fd()), "", j.uid, j.uid, unix.AT_EMPTY_PATH); err != nil {
+		return err
+	}
+	kept, err := duplicate(tree)
+	if err == nil {
+		j.owned = append(j.owned, kept)
+	}
+	return err
+}
+
+// Close kills what runs in the jail and removes it. Nothing of it is left.
+func (j *Jail) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return j.err
+	}
+	j.closed = true
+	if j.line != nil {
+		j.line.close()
+	}
+	if j.proc != nil {
+		j.proc.Kill()
+		j.proc.deaf()
+	}
+	if j.pool.off {
+		return nil
+	}
+	var errs []error
+	for _, f := range j.owned {
+		errs = append(errs, unix.Fchownat(int(f.Fd()), "", 0, 0, unix.AT_EMPTY_PATH), f.Close())
+	}
+	if j.group != nil {
+		errs = append(errs, j.group.remove())
+	}
+	if j.uid != 0 {
+		errs = append(errs, j.pool.ids.give(j.uid))
+	}
+	j.err = errors.Join(errs...)
+	return j.err
+}
+
+// bare starts the program without any walls.
+func (j *Jail) bare(c Command) (_ *Process, err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	attr := &os.ProcAttr{Dir: c.Dir, Env: c.Env, Sys: &syscall.SysProcAttr{Setsid: true}}
+	for _, f := range append([]*os.File{c.Stdin, c.Stdout, c.Stderr}, c.Files...) {
+		if f == nil {
+			f = null
+		}
+		attr.Files = append(attr.Files, f)
+	}
+	if !c.Orphan {
+		attr.Sys.Pdeathsig = syscall.SIGKILL
+	}
+	if attr.Env == nil {
+		attr.Env = []string{}
+	}
+	j.proc, err = spawn(j.spec.Program, c.Args, attr)
+	return j.proc, err
+}
+
+// same reports whether a jail of one shape serves for the other.
+func (s Shape) same(o Shape) bool {
+	return s.Program == o.Program && s.KVM == o.KVM && slices.Equal(s.Data, o.Data)
+}
+
+// check refuses what can never work.
+func (s Spec) check() error {
+	if s.KVM {
+		if _, err := os.Stat("/dev/kvm"); err != nil {
+			return dayfly.Errorf(dayfly.Unavailable, "jail: there is no /dev/kvm on this host: use --accel tcg")
+		}
+	}
+	paths := append([]string{s.Program}, s.Data...)
+	for _, f := range s.Files {
+		paths = append(paths, f.Path)
+	}
+	for _, path := range paths {
+		if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
+			return dayfly.Errorf(dayfly.Invalid, "jail: %q: paths are absolute, clean, and not the root", path)
+		}
+	}
+	for _, f := range s.Files {
+		for _, ours := range []string{"/proc", "/dev"} {
+			if rel, err := filepath.Rel(ours, f.Path); err == nil && filepath.IsLocal(rel) {
+				return dayfly.Errorf(dayfly.Invalid, "jail: %s: files of the host's %s have no place in a jail", f.Path, ours)
+			}
+		}
+	}
+	return nil
+}
