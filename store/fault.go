@@ -48,18 +48,26 @@ func (s *Store) describe(err error) (dayfly.Kind, string) {
 		return describePostgres(pg)
 	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
 		return dayfly.Exhausted, s.full()
-	case errors.Is(err, fs.ErrPermission):
-		return dayfly.Unavailable, s.at.shown + ": permission denied: let the server's user write this file and its directory"
-	case errors.Is(err, fs.ErrNotExist):
-		return dayfly.Unavailable, s.at.shown + ": its directory is not there: make it first"
-	case isLost(err):
+	case isLost(err): // before the files: a socket's errors are those of a file
 		return dayfly.Unavailable, "the database does not answer: look whether it runs, then try again"
+	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS):
+		return dayfly.Unavailable, s.unwritable()
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
+		return dayfly.Unavailable, s.at.shown + ": its directory is not there: make it first"
 	}
 	return dayfly.Internal, "the database refused a statement"
 }
 
 func (s *Store) full() string {
 	return "the database's disk is full: free some space for " + s.at.shown
+}
+
+func (s *Store) unwritable() string {
+	return s.at.shown + " cannot be written: let the server's user write this file and its directory"
+}
+
+func (s *Store) damaged() string {
+	return s.at.shown + " is damaged or no database: put it aside and restore a backup"
 }
 
 func (s *Store) describeSQLite(code int) (dayfly.Kind, string) {
@@ -72,9 +80,9 @@ func (s *Store) describeSQLite(code int) (dayfly.Kind, string) {
 	case sqlite3.SQLITE_FULL:
 		return dayfly.Exhausted, s.full()
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN:
-		return dayfly.Unavailable, s.at.shown + " cannot be written: let the server's user write this file and its directory"
+		return dayfly.Unavailable, s.unwritable()
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return dayfly.Unavailable, s.at.shown + " is damaged or no database: put it aside and restore a backup"
+		return dayfly.Unavailable, s.damaged()
 	case sqlite3.SQLITE_IOERR:
 		return dayfly.Unavailable, "reading or writing " + s.at.shown + ": look at the host's disk"
 	case sqlite3.SQLITE_INTERRUPT:
@@ -121,7 +129,7 @@ func isLost(err error) bool {
 	if errors.As(err, &pg) {
 		return strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "57P0")
 	}
-	var network net.Error
+	var network *net.OpError // not net.Error, which every errno is
 	return isUnreachable(err) || errors.As(err, &network) ||
 		errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||

@@ -71,13 +71,33 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // prepare migrates and makes what is always there.
 func (s *Store) prepare(ctx context.Context) error {
 	if err := s.migrate(ctx); err != nil {
-		return s.fault("open the database", err)
+		return s.fault("open the database", s.orDamage(ctx, err))
 	}
 	err := s.CreateNamespace(ctx, dayfly.Namespace{Name: dayfly.DefaultNamespace, CreatedAt: s.now()})
 	if dayfly.KindOf(err) == dayfly.Conflict {
 		return nil
 	}
 	return err
+}
+
+// orDamage looks whether a SQLite file is whole that a migration has failed on:
+// damage shows in many ways. It reads all of it, so it is not done for its own sake.
+func (s *Store) orDamage(ctx context.Context, err error) error {
+	var known *dayfly.Error
+	if s.at.engine != sqlite || errors.As(err, &known) {
+		return err
+	}
+	var verdict string
+	checked := s.write.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&verdict)
+	switch {
+	case checked != nil: // what it cannot read even so
+		return errors.Join(checked, err)
+	case verdict == "ok":
+		return err
+	}
+	e := dayfly.Errorf(dayfly.Unavailable, "open the database: %s", s.damaged())
+	e.Err = err
+	return e
 }
 
 // connectSQLite makes the file, for its owner alone: the files that SQLite puts
