@@ -49,10 +49,25 @@ func (n *Node) Rollback(ctx context.Context, id dayfly.ID, ref string) (dayfly.W
 }
 
 // Fork makes count running copies of a running workspace, or none.
-func (n *Node) Fork(ctx context.Context, id dayfly.ID, count int) (_ []dayfly.Workspace, err error) {
+func (n *Node) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error) {
+	return n.ForkAdmitted(ctx, id, count, nil)
+}
+
+// ForkAdmitted is a Fork of which admit is told ahead of all else: the copies
+// to be, which are creating. An error of it ends the fork. Nil: no one is told.
+func (n *Node) ForkAdmitted(ctx context.Context, id dayfly.ID, count int, admit func([]dayfly.Workspace) error) (_ []dayfly.Workspace, err error) {
 	clock := newClock()
 	if count < 1 || count > dayfly.MaxFork {
 		return nil, dayfly.Errorf(dayfly.Invalid, "count is %d: fork 1 to %d", count, dayfly.MaxFork)
+	}
+	copies, err := n.copiesOf(ctx, id, count)
+	if err != nil {
+		return nil, err
+	}
+	if admit != nil {
+		if err := admit(copies); err != nil {
+			return nil, err
+		}
 	}
 	p, err := n.photograph(ctx, id)
 	if err != nil {
@@ -71,13 +86,41 @@ func (n *Node) Fork(ctx context.Context, id dayfly.ID, count int) (_ []dayfly.Wo
 	children, errs := make([]dayfly.Workspace, count), make([]error, count)
 	var wg sync.WaitGroup
 	for i := range children {
-		wg.Go(func() { children[i], errs[i] = n.startCopy(ctx, clock, from, p.of, p.of.Spec, string(id)) })
+		wg.Go(func() { children[i], errs[i] = n.startCopy(ctx, clock, from, copies[i]) })
 	}
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return nil, errors.Join(first(errs), n.deleteAll(ctx, children))
 	}
 	return children, nil
+}
+
+// copiesOf are the copies of a running workspace that a fork is to make.
+func (n *Node) copiesOf(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error) {
+	of, err := n.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if of.State != dayfly.Running {
+		return nil, staged(poses[0].name, notRunning(of))
+	}
+	of.Spec.Name, of.Spec.Cold = "", false // the one would be a host name twice, the other is not meant
+	copies := make([]dayfly.Workspace, count)
+	for i := range copies {
+		copies[i] = newCopy(dayfly.NewID(), of, of.Spec, string(id))
+	}
+	return copies, nil
+}
+
+func notRunning(ws dayfly.Workspace) error {
+	return dayfly.Errorf(dayfly.Conflict, "workspace %s is %s%s: only a running one can be copied", ws.ID, ws.State, because(ws.Reason))
+}
+
+// newCopy is a workspace that is to go on where another was.
+func newCopy(id dayfly.ID, of dayfly.Workspace, spec dayfly.Spec, parent string) dayfly.Workspace {
+	return dayfly.Workspace{
+		ID: id, Name: spec.Name, State: dayfly.Creating, Spec: spec, Image: of.Image, Parent: parent, CreatedAt: now(),
+	}
 }
 
 // first returns the first error there is: one is enough for a caller.
@@ -98,13 +141,8 @@ func (n *Node) deleteAll(ctx context.Context, children []dayfly.Workspace) error
 }
 
 // startCopy makes a workspace that goes on where another was.
-func (n *Node) startCopy(ctx context.Context, clock clock, from *origin, of dayfly.Workspace, spec dayfly.Spec, parent string) (dayfly.Workspace, error) {
-	if from.kind == dayfly.Forked {
-		spec.Name, spec.Cold = "", false // the one would be a host name twice, the other is not meant
-	}
-	w, err := n.add(dayfly.Workspace{
-		ID: dayfly.NewID(), Name: spec.Name, State: dayfly.Creating, Spec: spec, Image: of.Image, Parent: parent, CreatedAt: now(),
-	})
+func (n *Node) startCopy(ctx context.Context, clock clock, from *origin, ws dayfly.Workspace) (dayfly.Workspace, error) {
+	w, err := n.add(ws)
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -126,7 +164,8 @@ func (n *Node) photograph(ctx context.Context, id dayfly.ID) (*photo, error) {
 
 // fromSnapshot makes and starts a workspace from a snapshot. What the spec says
 // goes for all that can still be chosen.
-func (n *Node) fromSnapshot(ctx context.Context, clock clock, spec dayfly.Spec) (dayfly.Workspace, error) {
+func (n *Node) fromSnapshot(ctx context.Context, c creation) (dayfly.Workspace, error) {
+	spec := c.spec
 	from, s, err := n.openSnapshot(ctx, spec.Snapshot)
 	if err != nil {
 		return dayfly.Workspace{}, err
@@ -135,7 +174,11 @@ func (n *Node) fromSnapshot(ctx context.Context, clock clock, spec dayfly.Spec) 
 	from.identity, from.cold = wire.IdentityNew, spec.Cold
 	merged := s.Spec
 	merged.Image, merged.Snapshot = "", spec.Snapshot
-	merged.Name, merged.Cold, merged.Keep, merged.Timeout = spec.Name, spec.Cold, spec.Keep, spec.Timeout
+	merged.Name, merged.Cold, merged.Keep = spec.Name, spec.Cold, spec.Keep
+	merged.Timeout, merged.OnTimeout = spec.Timeout, spec.OnTimeout
+	// What rules a workspace is its own maker's to say.
+	merged.Metadata, merged.Idle, merged.Restart, merged.RemoveOnExit = spec.Metadata, spec.Idle, spec.Restart, spec.RemoveOnExit
+	merged.Command, merged.ImageCommand, merged.Ready = spec.Command, spec.ImageCommand, spec.Ready
 	merged.User, merged.Workdir = orElse(spec.User, merged.User), orElse(spec.Workdir, merged.Workdir)
 	env := map[string]string{}
 	for _, m := range []map[string]string{s.Spec.Env, spec.Env} {
@@ -144,7 +187,11 @@ func (n *Node) fromSnapshot(ctx context.Context, clock clock, spec dayfly.Spec) 
 		}
 	}
 	merged.Env = env
-	return n.startCopy(ctx, clock, from, dayfly.Workspace{Image: s.Image}, merged, string(s.ID))
+	ws := newCopy(c.id, dayfly.Workspace{Image: s.Image}, merged, string(s.ID))
+	if err := c.admitted(ws); err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return n.startCopy(ctx, c.clock, from, ws)
 }
 
 func (n *Node) snapshotDir(id dayfly.ID) string { return filepath.Join(n.Dir, "snapshots", string(id)) }

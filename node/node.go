@@ -53,9 +53,21 @@ type Config struct {
 	// which allows for software emulation on a busy host.
 	BootDeadline time.Duration
 
-	// KillOrphans ends the VMMs that run below a directory whose owner died.
-	// Nil: the driver leaves none.
+	// KillOrphans ends the VMMs that run below a directory whose owner died, and
+	// Orphans lists their processes. Nil: the driver leaves none.
 	KillOrphans func(ctx context.Context, dir string) error
+	Orphans     func(ctx context.Context, dir string) ([]int, error)
+
+	// Outlive lets machines outlive this process. Close lets go of workspaces
+	// that run, and Open takes over those that an earlier process let go of, or
+	// left when it died; one whose machine has ended meanwhile is failed, and
+	// stays so until it is deleted. Timers are then the caller's: the time-outs
+	// of specs are not looked at.
+	Outlive bool
+
+	// Changed is told of every change of a workspace, in order, by its owner: it
+	// must return soon and ask nothing of that workspace. Nil: nobody is told.
+	Changed func(dayfly.Workspace)
 }
 
 // Images hands out root file systems.
@@ -106,43 +118,16 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 		return nil, err
 	}
 	n.templates = templates
-	if err := errors.Join(n.sweep(ctx), n.sweepSnapshots()); err != nil {
+	found, err := n.sweep(ctx)
+	if err = errors.Join(err, n.sweepSnapshots()); err != nil {
+		for _, w := range found {
+			w.lock.release()
+		}
 		return nil, fmt.Errorf("node: sweep: %w", err)
 	}
+	n.takeOverAll(found)
 	n.standby = newPool(n, c.Standby)
 	return n, nil
-}
-
-// Create makes and starts a workspace. It returns once processes can be
-// started in it, or leaves nothing behind. Cancelling ctx undoes the start.
-func (n *Node) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, error) {
-	clock := newClock()
-	spec, err := spec.Normal()
-	if err != nil {
-		return dayfly.Workspace{}, err
-	}
-	if spec.Snapshot != "" {
-		return n.fromSnapshot(ctx, clock, spec)
-	}
-	n.standby.begin()
-	defer n.standby.end()
-	ws := dayfly.Workspace{ID: dayfly.NewID(), Name: spec.Name, State: dayfly.Creating, Spec: spec, CreatedAt: now()}
-	var w *workspace
-	if spare := n.standby.take(spec); spare != nil {
-		ws.ID = spare.home.id
-		w = newWorkspace(n, spare.home.lock, ws)
-		w.spare = spare
-		if err := n.adopt(w); err != nil {
-			return dayfly.Workspace{}, errors.Join(err, spare.close())
-		}
-	} else if w, err = n.add(ws); err != nil {
-		return dayfly.Workspace{}, err
-	}
-	ws, err = w.first(ctx, request{verb: verbStart, clock: clock})
-	if err == nil {
-		n.standby.started(ws)
-	}
-	return ws, err
 }
 
 // add makes the owner of a new workspace.
@@ -214,16 +199,20 @@ func (n *Node) find(id dayfly.ID) (*workspace, error) {
 	if w != nil {
 		return w, nil
 	}
-	ws, err := readRecord(n.Dir, id)
-	if err != nil {
+	if _, err := readRecord(n.Dir, id); err != nil {
 		return nil, err
 	}
 	lock, err := lockWorkspace(n.Dir, id)
 	if err != nil {
 		return nil, err
 	}
-	w = newWorkspace(n, lock, ws)
-	if err := n.adopt(w); err != nil {
+	r, err := readRecord(n.Dir, id) // once more: its owner may have changed it until it let go
+	if err == nil {
+		w = newWorkspace(n, lock, r.Workspace)
+		w.leftBy(r)
+		err = n.adopt(w)
+	}
+	if err != nil {
 		lock.release()
 		return nil, err
 	}
@@ -238,7 +227,8 @@ func (n *Node) Get(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	if w != nil {
 		return *w.view.Load(), nil
 	}
-	return readRecord(n.Dir, id)
+	r, err := readRecord(n.Dir, id)
+	return r.Workspace, err
 }
 
 // List returns all workspaces under the state directory, oldest first.
@@ -277,11 +267,11 @@ func (n *Node) Dial(ctx context.Context, id dayfly.ID, port uint16) (net.Conn, e
 	w := n.own[id]
 	n.mu.Unlock()
 	if w == nil {
-		ws, err := readRecord(n.Dir, id)
+		r, err := readRecord(n.Dir, id)
 		if err != nil {
 			return nil, err
 		}
-		return nil, dayfly.Errorf(dayfly.Conflict, "workspace %s is %s here: start it first, or ask the server that runs it", id, ws.State)
+		return nil, dayfly.Errorf(dayfly.Conflict, "workspace %s is %s here: start it first, or ask the server that runs it", id, r.Workspace.State)
 	}
 	s := w.session.Load()
 	if s == nil {
@@ -299,7 +289,8 @@ func because(reason string) string {
 }
 
 // Close stops the running workspaces of this process that are to be kept,
-// deletes the others, and waits until all their owners are done.
+// deletes the others, and waits until all their owners are done. With Outlive it
+// lets go of what runs.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed = true

@@ -221,7 +221,7 @@ func TestSweepTakesWhatTheDeadLeftAndNothingElse(t *testing.T) {
 	if err := os.Mkdir(workspaceDir(w.dir, kept.ID), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeRecord(workspaceDir(w.dir, kept.ID), kept); err != nil {
+	if err := (record{Workspace: kept}).write(workspaceDir(w.dir, kept.ID)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(w.dir, "locks", string(dayfly.NewID())), nil, 0o600); err != nil {
@@ -232,7 +232,7 @@ func TestSweepTakesWhatTheDeadLeftAndNothingElse(t *testing.T) {
 	if _, err := os.Stat(home); err != nil {
 		t.Fatalf("a record of another release was swept: %v", err)
 	}
-	if err := writeRecord(home, dayfly.Workspace{ID: dead, State: dayfly.Running}); err != nil {
+	if err := (record{Workspace: dayfly.Workspace{ID: dead, State: dayfly.Running}}).write(home); err != nil {
 		t.Fatal(err)
 	}
 	other := w.node(t)
@@ -338,7 +338,8 @@ func TestOldRecordsLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ws, err := parseRecord(b)
+		r, err := parseRecord(b)
+		ws := r.Workspace
 		if err != nil || ws.ID != "wabcdefghijklmnopqrst" || ws.State != dayfly.Stopped || ws.Image.Digest == "" || !ws.Spec.Keep {
 			t.Errorf("%s: %+v, %v", path, ws, err)
 		}

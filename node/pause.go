@@ -77,7 +77,7 @@ func (w *workspace) pause(ctx context.Context) error {
 		w.node.Log.Debug("stage done", "workspace", w.id, "of", "pause", "stage", step.name)
 	}
 	p.back.Keep()
-	w.view.Store(&p.ws)
+	w.show(p.ws)
 	w.node.Log.Info("workspace state", "workspace", w.id, "state", p.ws.State)
 	return w.teardown()
 }
@@ -171,8 +171,8 @@ func (p *pausing) record(context.Context) error {
 	was := *p.w.view.Load()
 	p.ws = was
 	p.ws.State, p.ws.Reason, p.ws.Spec.Keep = dayfly.Paused, "", true // whoever pauses a workspace wants it back
-	p.back.Push("record", func(context.Context) error { return writeRecord(p.w.dir, was) })
-	if err := writeRecord(p.w.dir, p.ws); err != nil {
+	p.back.Push("record", func(context.Context) error { return p.w.record(was).write(p.w.dir) })
+	if err := p.w.record(p.ws).write(p.w.dir); err != nil {
 		return noSpace(err)
 	}
 	return noSpace(syncAll(p.w.dir))

@@ -68,7 +68,7 @@ var poses = []struct {
 func (w *workspace) photograph(ctx context.Context) (_ *photo, err error) {
 	ws := *w.view.Load()
 	if ws.State != dayfly.Running {
-		return nil, dayfly.Errorf(dayfly.Conflict, "workspace %s is %s%s: only a running one can be copied", w.id, ws.State, because(ws.Reason))
+		return nil, notRunning(ws)
 	}
 	if err := w.settled(); err != nil {
 		return nil, err

@@ -179,6 +179,7 @@ func (n *Node) launchFrom(ctx context.Context, home *scratch, t *template.Templa
 		ID: string(home.id), Dir: home.dir, Accel: t.Key.Accel, CPUs: t.Key.CPUs, MemoryMiB: t.Key.MemoryMiB,
 		Kernel: boot.Vmlinux, Initramfs: boot.Initramfs, Cmdline: boot.Cmdline,
 		Drives: drives, Memory: vmm.Memory{File: t.Memory}, State: t.State,
+		Orphan: n.Outlive, // as it may become a workspace; until then it is swept, having no record
 	})
 }
 

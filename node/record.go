@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/snapshot"
 )
 
 // recordVersion is the version of record.json; docs/formats/record.md.
@@ -22,16 +23,27 @@ const recordFile = "record.json"
 type record struct {
 	Version   int              `json:"version"`
 	Workspace dayfly.Workspace `json:"workspace"`
+
+	// Outlives says that a process with Config.Outlive has the workspace: what
+	// becomes of it is for such a one to say, also when none lives.
+	Outlives bool `json:"outlives,omitempty"`
+
+	// Machine is there while it runs with a machine that outlives its owner.
+	Machine *snapshot.Machine `json:"machine,omitempty"`
+
+	// Stopping says of a running one that its guest was asked to power off.
+	Stopping bool `json:"stopping,omitempty"`
 }
 
 func workspaceDir(dir string, id dayfly.ID) string {
 	return filepath.Join(dir, "workspaces", string(id))
 }
 
-// writeRecord replaces the record atomically. It does not wait for the disk:
+// write replaces the record in dir atomically. It does not wait for the disk:
 // a running workspace ends with the host, and stop makes all of it durable.
-func writeRecord(dir string, ws dayfly.Workspace) error {
-	b, err := json.Marshal(record{recordVersion, ws})
+func (r record) write(dir string) error {
+	r.Version = recordVersion
+	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
@@ -43,26 +55,26 @@ func writeRecord(dir string, ws dayfly.Workspace) error {
 }
 
 // readRecord returns NotFound where there is no workspace of that id.
-func readRecord(dir string, id dayfly.ID) (dayfly.Workspace, error) {
+func readRecord(dir string, id dayfly.ID) (record, error) {
 	b, err := os.ReadFile(filepath.Join(workspaceDir(dir, id), recordFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return dayfly.Workspace{}, dayfly.Errorf(dayfly.NotFound, "there is no workspace %s (see: dayfly ls)", id)
+		return record{}, dayfly.Errorf(dayfly.NotFound, "there is no workspace %s (see: dayfly ls)", id)
 	}
 	if err != nil {
-		return dayfly.Workspace{}, fmt.Errorf("node: record: %w", err)
+		return record{}, fmt.Errorf("node: record: %w", err)
 	}
 	return parseRecord(b)
 }
 
-func parseRecord(b []byte) (dayfly.Workspace, error) {
+func parseRecord(b []byte) (record, error) {
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
-		return dayfly.Workspace{}, fmt.Errorf("node: record: %w", err)
+		return record{}, fmt.Errorf("node: record: %w", err)
 	}
 	if r.Version != recordVersion {
-		return dayfly.Workspace{}, dayfly.Errorf(dayfly.Unavailable, "the workspace was written by another release (record version %d, this one knows %d): use that release", r.Version, recordVersion)
+		return record{}, dayfly.Errorf(dayfly.Unavailable, "the workspace was written by another release (record version %d, this one knows %d): use that release", r.Version, recordVersion)
 	}
-	return r.Workspace, nil
+	return r, nil
 }
 
 // removeHome removes a workspace's directory. The record goes first, so that a

@@ -92,6 +92,7 @@ func (s *start) saved(ctx context.Context) (err error) {
 	}
 	s.ws.Accel, s.ws.Kernel, s.parts.made = dayfly.Accel(made.Accel), made.Kernel, made
 	s.ws.StartKind, s.ws.StartNote = s.origin.kind, ""
+	s.ws.Spec.CPUs, s.ws.Spec.MemoryMiB = made.CPUs, made.MemoryMiB // which an Update may have changed since
 	if s.origin.gen == nil {
 		s.state = append([]byte(nil), s.origin.state...)
 		return nil

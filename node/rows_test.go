@@ -238,8 +238,8 @@ func (w *world) files(t *testing.T) map[string]string {
 				if err != nil {
 					return err
 				}
-				ws, err := parseRecord(b)
-				all[rel] = string(ws.State) + " " + ws.Reason
+				r, err := parseRecord(b)
+				all[rel] = string(r.Workspace.State) + " " + r.Workspace.Reason
 				return err
 			}
 			return nil

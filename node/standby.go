@@ -107,6 +107,7 @@ type pool struct {
 	wake chan struct{}
 
 	mu     sync.Mutex
+	closed bool
 	ready  []*spare // the oldest first
 	starts int      // under way
 	quiet  time.Time
@@ -138,7 +139,7 @@ func (p *pool) close() error {
 	<-p.done
 	p.mu.Lock()
 	ready := p.ready
-	p.ready = nil
+	p.ready, p.closed = nil, true
 	p.mu.Unlock()
 	var errs []error
 	for _, s := range ready {
@@ -176,6 +177,20 @@ func (p *pool) take(spec dayfly.Spec) *spare {
 	default:
 		return s
 	}
+}
+
+// put takes back a spare that was not needed after all.
+func (p *pool) put(s *spare) error {
+	p.mu.Lock()
+	closed := p.closed
+	if !closed {
+		p.ready = append([]*spare{s}, p.ready...) // it was among the oldest
+	}
+	p.mu.Unlock()
+	if closed {
+		return s.close()
+	}
+	return nil
 }
 
 // started notes what was started, for the next machines to be prepared for.

@@ -86,9 +86,7 @@ func (w *workspace) start(ctx context.Context, c clock, from *origin) (err error
 	}
 	ws.Reason, ws.Timeline, ws.State = "", nil, dayfly.Creating
 	s.ws = &ws
-	if !s.fresh {
-		w.view.Store(&ws) // the record says what it was until it runs
-	}
+	w.show(ws) // the record of one that is not new says what it was until it runs
 	defer s.forget()
 	rows := startup
 	if from != nil && !from.cold {
@@ -120,15 +118,19 @@ func (w *workspace) start(ctx context.Context, c clock, from *origin) (err error
 func (s *start) publish() error {
 	ws := *s.ws
 	ws.State = dayfly.Running
-	if err := writeRecord(s.w.dir, ws); err != nil {
+	s.parts.orphan = s.w.node.Outlive
+	had := s.w.parts
+	s.w.parts = s.parts
+	if err := s.w.record(ws).write(s.w.dir); err != nil {
+		s.w.parts = had
 		return err
 	}
-	s.w.parts = s.parts
+	s.w.machine.Store(&s.parts.machine)
 	s.w.session.Store(s.parts.session)
-	if t := ws.Spec.Timeout; t > 0 {
+	if t := ws.Spec.Timeout; t > 0 && !s.w.node.Outlive { // else whoever is above has the timers
 		s.w.expires = time.After(time.Duration(t) * time.Second)
 	}
-	s.w.view.Store(&ws)
+	s.w.show(ws)
 	s.w.node.Log.Info("workspace state", "workspace", s.w.id, "state", ws.State)
 	return nil
 }
@@ -164,7 +166,7 @@ func (s *start) fail(ctx context.Context, row string, err error) error {
 	if s.fresh {
 		ws.State = dayfly.Deleted
 	}
-	s.w.view.Store(&ws)
+	s.w.show(ws)
 	return staged(row, err)
 }
 
@@ -197,7 +199,7 @@ func (s *start) home(context.Context) error {
 	if s.spare != nil {
 		s.back.Push("spare", func(context.Context) error { return s.dropSpare() })
 	}
-	return noSpace(writeRecord(s.w.dir, *s.ws))
+	return noSpace(s.w.record(*s.ws).write(s.w.dir))
 }
 
 // image takes a lease on the prepared root file system.
@@ -383,6 +385,7 @@ func (s *start) launch(ctx context.Context) error {
 		Drives:    []vmm.Drive{{Path: s.parts.lease.Path, ReadOnly: true}, private},
 		Memory:    vmm.Memory{File: s.parts.memory, Fill: s.fill},
 		State:     s.state,
+		Orphan:    s.w.node.Outlive,
 	}
 	m, err := s.w.node.Driver.Launch(ctx, c)
 	if err != nil {

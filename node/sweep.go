@@ -13,15 +13,16 @@ import (
 )
 
 // sweep clears away what owners that died left: their machines end, and their
-// workspaces go, but for those that are to be kept.
-func (n *Node) sweep(ctx context.Context) error {
+// workspaces go, but for those that are to be kept. It returns those that are to
+// be taken over, which are locked.
+func (n *Node) sweep(ctx context.Context) ([]*workspace, error) {
 	homes, err := os.ReadDir(filepath.Join(n.Dir, "workspaces"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	locks, err := os.ReadDir(filepath.Join(n.Dir, "locks"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ids := map[dayfly.ID]bool{}
 	for _, e := range append(homes, locks...) {
@@ -30,43 +31,78 @@ func (n *Node) sweep(ctx context.Context) error {
 		}
 	}
 	var errs []error
+	var found []*workspace
 	for id := range ids {
-		if err := n.sweepOne(ctx, id); err != nil {
+		w, err := n.sweepOne(ctx, id)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", id, err))
 		}
+		if w != nil {
+			found = append(found, w)
+		}
 	}
-	return errors.Join(errs...)
+	return found, errors.Join(errs...)
 }
 
-func (n *Node) sweepOne(ctx context.Context, id dayfly.ID) error {
+// sweepOne returns the workspace, with its lock, if it is to be taken over.
+func (n *Node) sweepOne(ctx context.Context, id dayfly.ID) (found *workspace, err error) {
 	lock, err := lockWorkspace(n.Dir, id)
 	if dayfly.KindOf(err) == dayfly.Conflict {
-		return nil // its owner lives
+		return nil, nil //nolint:nilnil // its owner lives
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer lock.release()
+	defer func() {
+		if found == nil {
+			lock.release()
+		}
+	}()
+	r, err := readRecord(n.Dir, id)
+	known := err == nil
+	if known && r.Workspace.State == dayfly.Running && r.Machine != nil {
+		if n.Outlive {
+			w := newWorkspace(n, lock, r.Workspace)
+			w.leftBy(r)
+			return w, nil
+		}
+		if alive, err := n.alive(ctx, id); alive || err != nil {
+			return nil, err // until a process comes that has it outlive its own end
+		}
+	}
 	dir := workspaceDir(n.Dir, id)
 	if n.KillOrphans != nil {
 		if err := n.KillOrphans(ctx, dir); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	ws, err := readRecord(n.Dir, id)
-	switch {
-	case dayfly.KindOf(err) == dayfly.Unavailable:
-		return nil // of another release: not ours to judge
-	case err != nil:
-	case ws.State == dayfly.Stopped, ws.State == dayfly.Paused, ws.State == dayfly.Failed && ws.Spec.Keep:
-		return errors.Join(restoreChain(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)))
-	case ws.State == dayfly.Running && ws.Spec.Keep:
-		ws.State, ws.Reason = dayfly.Failed, "the process that ran it died"
-		return errors.Join(dropChain(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)), writeRecord(dir, ws))
+	if dayfly.KindOf(err) == dayfly.Unavailable {
+		return nil, nil //nolint:nilnil // of another release: not ours to judge
+	}
+	if known {
+		switch ws := r.Workspace; {
+		case ws.State == dayfly.Stopped, ws.State == dayfly.Paused, ws.State == dayfly.Failed && r.kept():
+			return nil, errors.Join(restoreChain(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)))
+		case ws.State == dayfly.Running && r.kept():
+			r.Workspace.State, r.Workspace.Reason, r.Machine, r.Stopping = dayfly.Failed, "the process that ran it died", nil, false
+			return nil, errors.Join(dropChain(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)), r.write(dir))
+		}
 	}
 	n.Log.Info("sweeping a workspace whose owner died", "workspace", id)
 	if err := errors.Join(n.Keys.Forget(filepath.Join(dir, keyFile)), disk.Wipe(filepath.Join(dir, diskFile))); err != nil {
-		return err
+		return nil, err
 	}
-	return removeHome(dir)
+	return nil, removeHome(dir)
 }
+
+// alive reports whether a VMM runs for a workspace.
+func (n *Node) alive(ctx context.Context, id dayfly.ID) (bool, error) {
+	if n.Orphans == nil {
+		return false, nil
+	}
+	pids, err := n.Orphans(ctx, workspaceDir(n.Dir, id))
+	return len(pids) > 0, err
+}
+
+// kept reports whether the workspace stays when its machine has ended.
+func (r record) kept() bool { return r.Workspace.Spec.Keep || r.Outlives }

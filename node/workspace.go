@@ -30,6 +30,7 @@ type workspace struct {
 	gone  chan struct{} // closed when the owner has ended
 
 	view    atomic.Pointer[dayfly.Workspace]
+	machine atomic.Pointer[vmm.Machine] // the last it had here; it may have ended
 	session atomic.Pointer[guest.Session]
 	cancel  atomic.Pointer[context.CancelCauseFunc] // ends the start under way
 
@@ -39,6 +40,8 @@ type workspace struct {
 	unverify func()         // ends the part of it that compares disks, or nil
 	damaged  chan error     // what that part found
 	spare    *spare         // a machine that its start is to claim
+	outlives bool           // see record
+	found    *record        // of a running one whose owner died, or let go of it: it is to be taken over
 	parts    parts
 	expires  <-chan time.Time
 }
@@ -50,6 +53,7 @@ type parts struct {
 	machine vmm.Machine
 	session *guest.Session
 	made    snapshot.Machine // what a copy of the machine's state depends on
+	orphan  bool             // the machine outlives this process
 }
 
 type verb string
@@ -61,6 +65,8 @@ const (
 	verbPhoto   verb = "photo"    // into request.photo
 	verbBack    verb = "rollback" // to request.from; nil: the pause before the last
 	verbStop    verb = "stop"
+	verbUpdate  verb = "update" // to request.spec
+	verbNothing verb = "nothing"
 	verbDelete  verb = "delete"
 	verbRelease verb = "release" // the process ends: let go of the workspace
 )
@@ -73,6 +79,7 @@ type request struct {
 
 	from  *origin
 	photo **photo
+	spec  dayfly.Spec
 }
 
 func newWorkspace(n *Node, l *lock, ws dayfly.Workspace) *workspace {
@@ -84,8 +91,28 @@ func newWorkspace(n *Node, l *lock, ws dayfly.Workspace) *workspace {
 
 		damaged: make(chan error, 1),
 	}
+	w.outlives = n.Outlive
 	w.view.Store(&ws)
 	return w
+}
+
+// record is what is to be kept of the workspace as ws.
+func (w *workspace) record(ws dayfly.Workspace) record {
+	r := record{Workspace: ws, Outlives: w.outlives}
+	if ws.State == dayfly.Running && w.parts.orphan {
+		made := w.parts.made
+		r.Machine = &made
+	}
+	return r
+}
+
+// show lets everyone see ws. It is the owner's alone, so that changes are told
+// in their order.
+func (w *workspace) show(ws dayfly.Workspace) {
+	w.view.Store(&ws)
+	if w.node.Changed != nil {
+		w.node.Changed(ws)
+	}
 }
 
 // ask puts a request to the owner and waits for its answer. Cancelling ctx
@@ -143,6 +170,9 @@ func (w *workspace) run() {
 	defer w.lock.release()
 	defer w.abandon()
 	defer w.node.disown(w.id)
+	if w.found != nil {
+		w.takeOver()
+	}
 	for {
 		var ended <-chan struct{}
 		if w.parts.machine != nil {
@@ -161,12 +191,27 @@ func (w *workspace) run() {
 		case err := <-w.damaged:
 			w.condemn(err)
 		case <-w.expires:
-			w.node.Log.Info("workspace expired", "workspace", w.id)
-			if err := w.delete(context.Background()); err != nil {
-				w.node.Log.Error("delete of expired workspace", "workspace", w.id, "err", err)
+			w.expire()
+			if w.state() == dayfly.Deleted {
+				return
 			}
-			return
 		}
+	}
+}
+
+// expire does what is to be done when the workspace's time is over.
+func (w *workspace) expire() {
+	w.expires = nil
+	action, do := w.view.Load().Spec.OnTimeout, w.delete
+	switch action {
+	case dayfly.StopIt:
+		do = w.stop
+	case dayfly.PauseIt:
+		do = w.pause
+	}
+	w.node.Log.Info("workspace expired", "workspace", w.id, "action", action)
+	if err := do(context.Background()); err != nil {
+		w.node.Log.Error("end of an expired workspace", "workspace", w.id, "err", err)
 	}
 }
 
@@ -192,6 +237,10 @@ func (w *workspace) serve(r request) error {
 		return w.rollback(r.ctx, r.clock, r.from)
 	case verbStop:
 		return w.stop(r.ctx)
+	case verbUpdate:
+		return w.update(r.spec)
+	case verbNothing:
+		return nil
 	case verbDelete:
 		return w.delete(r.ctx)
 	case verbRelease:
@@ -221,11 +270,11 @@ func (w *workspace) become(s dayfly.State, change func(*dayfly.Workspace)) error
 		change(&ws)
 	}
 	if s != dayfly.Deleted {
-		if err := writeRecord(w.dir, ws); err != nil {
+		if err := w.record(ws).write(w.dir); err != nil {
 			return fmt.Errorf("node: record: %w", err)
 		}
 	}
-	w.view.Store(&ws)
+	w.show(ws)
 	w.node.Log.Info("workspace state", "workspace", w.id, "state", s, "reason", ws.Reason)
 	return nil
 }
@@ -298,6 +347,13 @@ func (w *workspace) stop(ctx context.Context) error {
 	if err := state.To(dayfly.Stopped); err != nil {
 		return err
 	}
+	if w.parts.orphan { // another process may have to see it through
+		r := w.record(*w.view.Load())
+		r.Stopping = true
+		if err := r.write(w.dir); err != nil {
+			return noSpace(err)
+		}
+	}
 	clean := w.parts.machine == nil || w.powerOff(ctx)
 	err := w.teardown()
 	reason := ""
@@ -361,16 +417,19 @@ func (w *workspace) delete(context.Context) error {
 	return w.become(dayfly.Deleted, nil)
 }
 
-// release lets go of a workspace as the process ends: what is to be kept is
-// stopped, the rest deleted.
+// release lets go of a workspace as the process ends: a machine that outlives it
+// runs on; otherwise what is to be kept is stopped, and the rest deleted.
 func (w *workspace) release(ctx context.Context) error {
 	ws := w.view.Load()
+	keep := ws.Spec.Keep || w.outlives
 	switch {
 	case ws.State == dayfly.Deleted:
 		return nil
-	case ws.State == dayfly.Running && ws.Spec.Keep:
+	case ws.State == dayfly.Running && w.parts.orphan:
+		return w.letGo()
+	case ws.State == dayfly.Running && keep:
 		return w.stop(ctx)
-	case ws.State == dayfly.Stopped, ws.State == dayfly.Paused, ws.State == dayfly.Failed && ws.Spec.Keep:
+	case ws.State == dayfly.Stopped, ws.State == dayfly.Paused, ws.State == dayfly.Failed && keep:
 		return w.teardown()
 	}
 	return w.delete(ctx)

@@ -99,11 +99,11 @@ type Driver interface {
 	Launch(ctx context.Context, c Config) (Machine, error)
 
 	// Adopt takes over a machine that was launched as an Orphan and is alone. Of
-	// c it looks at ID, Dir, Accel, CPUs, MemoryMiB and Drives, which are as they
-	// were at its launch; what layers a drive has by now the machine knows (see
-	// Machine.Drive), and no other file need be there any more. One that its last
-	// owner had paused is still paused; one whose guest has ended meanwhile is a
-	// machine that is Done at once. The error is NotFound where no such machine
+	// c it looks at ID, Dir, Accel, CPUs, MemoryMiB, and at how many Drives there
+	// are and which of them are ReadOnly: what is behind them the machine knows
+	// (Machine.Drive). No file outside of Dir need be there any more. One that its
+	// last owner had paused is still paused; one whose guest has ended meanwhile is
+	// a machine that is Done at once. The error is NotFound where no such machine
 	// runs, Conflict where it has an owner, and Unavailable where it does not
 	// answer: it runs on then, and stays alone.
 	Adopt(ctx context.Context, c Config) (Machine, error)

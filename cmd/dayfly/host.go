@@ -30,7 +30,8 @@ type host struct {
 	images  func() (*image.Store, error)
 	kernels func() (*kernel.Store, error)
 	node    func() (*node.Node, error)
-	standby int // machines held ready; set before the node is opened
+	standby int  // machines held ready; set before the node is opened
+	outlive bool // machines outlive this process, as a server's do; set before the node is opened
 
 	mu     sync.Mutex
 	opened *node.Node // if it was
@@ -75,8 +76,8 @@ func (h *host) openNode() (*node.Node, error) {
 	}
 	n, err := node.Open(context.Background(), node.Config{
 		Dir: h.dir, Images: images, Kernels: kernels, Keys: keys, Log: h.log,
-		Driver: qemu.New(qemu.Options{Log: h.log, VersionCache: filepath.Join(h.dir, "qemu.json")}), KillOrphans: qemu.KillOrphans,
-		Standby: node.Standby{Count: h.standby},
+		Driver: qemu.New(qemu.Options{Log: h.log, VersionCache: filepath.Join(h.dir, "qemu.json")}), KillOrphans: qemu.KillOrphans, Orphans: qemu.Orphans,
+		Standby: node.Standby{Count: h.standby}, Outlive: h.outlive,
 	})
 	if err != nil {
 		return nil, err
