@@ -56,12 +56,12 @@ var layers = []layer{
 	},
 	{
 		name: "drivers", why: "a driver knows its contract and the words, so that another can take its place",
-		in:  []string{"vmm/qemu", "vmm/fake", "guest/agent", "guest/boot"},
+		in:  []string{"vmm/qemu", "vmm/firecracker", "vmm/fake", "guest/agent", "guest/boot"},
 		may: append([]string{parent}, words...),
 	},
 	{
 		name: "suites", why: "a conformance suite knows the contract it tests and no implementation",
-		in:  []string{"vmm/vmmtest/...", "image/layer/layertest"},
+		in:  []string{"vmm/vmmtest/...", "vmm/firecracker/standin", "image/layer/layertest"},
 		may: append([]string{parent, "test/needs"}, words...),
 	},
 	{
@@ -85,6 +85,8 @@ var within = map[string][]string{
 	"client":            {"client/internal/rest"},
 	"vmm/vmmtest":       {"vmm/vmmtest/script"},
 	"vmm/vmmtest/guest": {"vmm/vmmtest/script"},
+
+	"vmm/firecracker/standin": {"vmm/vmmtest/script"},
 }
 
 func TestArrowsPointDownwards(t *testing.T) {

@@ -60,9 +60,7 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 	k = rejoin(t, second)
 	k.must("write 1 4096 %x", "lower")
 	pushed := filepath.Join(t.TempDir(), "pushed")
-	if err := second.PushLayer(t.Context(), 1, pushed); err != nil {
-		t.Fatalf("PushLayer: %v", err)
-	}
+	below := s.push(t, second, 1, pushed)
 	k.must("write 1 4096 %x", "upper")
 	if err := second.Pause(t.Context()); err != nil {
 		t.Fatal(err)
@@ -71,8 +69,12 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 
 	third := s.adopt(t, c)
 	hasDrive(t, third, 0, vmm.Drive{Path: c.Drives[0].Path, ReadOnly: true})
-	hasDrive(t, third, 1, vmm.Drive{Path: pushed, Below: []string{c.Drives[1].Path}})
-	if got := peek(t, c.Drives[1].Path, 4096, 5); got != "lower" {
+	top := vmm.Drive{Path: pushed, Below: below}
+	if s.RawDrives {
+		top = c.Drives[1]
+	}
+	hasDrive(t, third, 1, top)
+	if got := peek(t, below[0], 4096, 5); got != "lower" {
 		t.Errorf("the layer below holds %q", got)
 	}
 	from := save(t, third) // it is paused still
@@ -87,9 +89,7 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 	if got := third.Console(); !bytes.Contains(got, []byte("of the last one")) {
 		t.Errorf("console holds %q", got)
 	}
-	if err := third.PushLayer(t.Context(), 1, pushed+".2"); err != nil {
-		t.Errorf("PushLayer onto a layer of another owner's: %v", err)
-	}
+	s.push(t, third, 1, pushed+".2") // onto a layer of another owner's
 	if err := third.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 
 	copied := c
 	copied.Orphan = false
-	copied.Drives = []vmm.Drive{c.Drives[0], overlay(t, pushed, c.Drives[1].Path)}
+	copied.Drives = []vmm.Drive{c.Drives[0], s.over(t, append([]string{top.Path}, top.Below...)...)}
 	if got := rejoin(t, s.restore(t, copied, from)).must("kept"); got != "mine" {
 		t.Errorf("a copy of an adopted machine has %q", got)
 	}

@@ -97,6 +97,57 @@ func overlay(t *testing.T, below ...string) vmm.Drive {
 	return vmm.Drive{Path: path, Below: below}
 }
 
+// push makes what drive i holds stand still: in the layers that it returns, for
+// copies to lie over. With raw drives alone that is a copy of the file.
+func (s Setup) push(t *testing.T, m vmm.Machine, i int, to string) (below []string) {
+	t.Helper()
+	was, err := m.Drive(t.Context(), i)
+	if err != nil {
+		t.Fatalf("Drive: %v", err)
+	}
+	err = m.PushLayer(t.Context(), i, to)
+	if !s.RawDrives {
+		if err != nil {
+			t.Fatalf("PushLayer: %v", err)
+		}
+		return append([]string{was.Path}, was.Below...)
+	}
+	wantKind(t, err, dayfly.Unavailable)
+	return []string{duplicate(t, was.Path)}
+}
+
+// over is a drive for a copy of a machine.
+func (s Setup) over(t *testing.T, below ...string) vmm.Drive {
+	t.Helper()
+	if s.RawDrives {
+		return vmm.Drive{Path: duplicate(t, below[0])}
+	}
+	return overlay(t, below...)
+}
+
+func duplicate(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(t.TempDir(), "copy")
+	if err := os.WriteFile(to, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// afterSave is the conversation with a machine that was saved and goes on.
+func (s Setup) afterSave(t *testing.T, m vmm.Machine, k *talk) *talk {
+	t.Helper()
+	if !s.SaveHangsUp {
+		return k
+	}
+	_ = k.conn.Close()
+	return rejoin(t, m)
+}
+
 // savedMachineGoesOnBesideItsCopies saves a machine that goes on, and then one
 // of the copies. Each has its own memory and disk from then on.
 func savedMachineGoesOnBesideItsCopies(t *testing.T, s Setup) {
@@ -106,22 +157,20 @@ func savedMachineGoesOnBesideItsCopies(t *testing.T, s Setup) {
 	k.must("keep first")
 	k.must("write 0 4096 %x", "first")
 	from := save(t, m)
-	pushed := filepath.Join(t.TempDir(), "pushed")
-	if err := m.PushLayer(t.Context(), 0, pushed); err != nil {
-		t.Fatalf("PushLayer: %v", err)
-	}
+	below := s.push(t, m, 0, filepath.Join(t.TempDir(), "pushed"))
 	if err := m.Resume(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	k = s.afterSave(t, m, k)
 	k.must("keep later")
 	k.must("write 0 4096 %x", "later")
 	holds(t, k, "later")
-	if got := peek(t, c.Drives[0].Path, 4096, 5); got != "first" {
+	if got := peek(t, below[0], 4096, 5); got != "first" {
 		t.Errorf("the layer below holds %q", got)
 	}
 
 	copied := c
-	copied.Drives = []vmm.Drive{overlay(t, c.Drives[0].Path)}
+	copied.Drives = []vmm.Drive{s.over(t, below...)}
 	child := s.restore(t, copied, from)
 	ck := rejoin(t, child)
 	holds(t, ck, "first")
@@ -132,7 +181,7 @@ func savedMachineGoesOnBesideItsCopies(t *testing.T, s Setup) {
 	if err := child.Close(); err != nil {
 		t.Fatal(err)
 	}
-	copied.Drives = []vmm.Drive{overlay(t, copied.Drives[0].Path, c.Drives[0].Path)}
+	copied.Drives = []vmm.Drive{s.over(t, append([]string{copied.Drives[0].Path}, copied.Drives[0].Below...)...)}
 	holds(t, rejoin(t, s.restore(t, copied, again)), "child")
 	holds(t, k, "later")
 }

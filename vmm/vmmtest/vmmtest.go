@@ -37,6 +37,13 @@ type Setup struct {
 	Orphans     func(dir string) ([]int, error)
 	KillOrphans func(dir string) error
 
+	// RawDrives says that the VMM has no layers of disks: PushLayer is refused as
+	// Unavailable, and the copies of a machine get copies of its drives.
+	RawDrives bool
+
+	// SaveHangsUp says that Save ends the machine's channel.
+	SaveHangsUp bool
+
 	// Crash makes the VMM of a machine die. Nil: SIGKILL to its process.
 	Crash func(vmm.Machine) error
 }

@@ -1,0 +1,237 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/undo"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// adoption is a machine being taken over.
+type adoption struct {
+	driver *Driver
+	config vmm.Config
+	back   undo.Stack
+	m      *machine
+	pidfd  *os.File
+}
+
+// Adopt takes over a machine that is alone: it becomes the owner of its
+// directory, finds its process by its command line, and asks it over the API
+// that has its socket there.
+func (d *Driver) Adopt(ctx context.Context, c vmm.Config) (_ vmm.Machine, err error) {
+	a := &adoption{driver: d}
+	if a.config, err = absolute(c); err != nil {
+		return nil, err
+	}
+	a.config.Orphan = true
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.back.Run(ctx))
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		a.own, a.find, a.inherit, a.drives, a.greet, a.listen,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	a.back.Keep()
+	a.m.begin()
+	return a.m, nil
+}
+
+// own becomes the machine's owner.
+func (a *adoption) own(context.Context) error {
+	if fi, err := os.Stat(a.config.Dir); err != nil || !fi.IsDir() {
+		return notRunning()
+	}
+	h, err := openHome(a.config.Dir)
+	if err != nil {
+		return err
+	}
+	a.back.Push("directory", func(context.Context) error { h.close(); return nil })
+	a.m = newMachine(a.config, h, a.driver)
+	a.back.Push("api", func(context.Context) error { a.m.api.close(); return nil })
+	return nil
+}
+
+func notRunning() error {
+	return dayfly.Errorf(dayfly.NotFound, "no such machine runs any more")
+}
+
+// gone is the end of the adoption of a machine that has ended. What it left in
+// its directory, nobody else takes away.
+func (a *adoption) gone() error {
+	return errors.Join(notRunning(), a.m.home.clear(), a.m.home.unlink(ownerLock))
+}
+
+// find looks for the process, and holds on to it.
+func (a *adoption) find(ctx context.Context) error {
+	pids, err := Orphans(ctx, a.config.Dir)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		pidfd, err := openPidfd(pid)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		p, err := attach(pid, pidfd)
+		if err != nil {
+			return fmt.Errorf("firecracker: adopt: %w", err)
+		}
+		if processOf(pid) != processName(a.config) { // another one's, or another machine's
+			p.forget()
+			continue
+		}
+		a.m.proc, a.pidfd = p, pidfd
+		a.back.Push("process", func(context.Context) error { p.forget(); return nil })
+		return nil
+	}
+	if len(pids) == 0 {
+		return a.gone()
+	}
+	return notRunning()
+}
+
+// inherit takes the files that the process was given at its launch.
+func (a *adoption) inherit(context.Context) (err error) {
+	m := a.m
+	a.back.Push("files", func(context.Context) error {
+		closeAll([]*os.File{m.state, m.spare, m.kept})
+		return nil
+	})
+	if m.state, err = a.take(stateFD, "state"); err != nil {
+		return err
+	}
+	if m.spare, err = a.take(spareFD, "spare"); err != nil {
+		return err
+	}
+	memory, err := a.take(memoryFD, "memory")
+	if err != nil {
+		return err
+	}
+	m.kept = memory
+	spare, err := sameFile(memory, m.spare)
+	if err != nil || spare {
+		return err
+	}
+	m.base = memory
+	// One that has its file mapped has begun as it; the other one only saves to it.
+	_, err = m.mappings()
+	m.shared = errors.Is(err, errNotFound)
+	if m.shared {
+		err = nil
+	}
+	return err
+}
+
+// take returns a copy of a descriptor of the process's.
+func (a *adoption) take(fd int, name string) (*os.File, error) {
+	raw, err := a.pidfd.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("firecracker: adopt: %w", err)
+	}
+	copied := -1
+	ctlErr := raw.Control(func(pidfd uintptr) { copied, err = unix.PidfdGetfd(int(pidfd), fd, 0) })
+	if err = errors.Join(err, ctlErr); err != nil {
+		return nil, &dayfly.Error{Kind: dayfly.Unavailable, Msg: "the machine's files cannot be taken over", Err: fmt.Errorf("firecracker: %s: %w", name, err)}
+	}
+	return os.NewFile(uintptr(copied), name), nil
+}
+
+func sameFile(f, g *os.File) (bool, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	gi, err := g.Stat()
+	return err == nil && os.SameFile(fi, gi), err
+}
+
+// drives takes the locks over: those that the process has inherited with it, of
+// a drive that was set later a new one.
+func (a *adoption) drives(ctx context.Context) error {
+	m := a.m
+	a.back.Push("drives", func(context.Context) error { closeDrives(m.drives); return nil })
+	var is vmConfig
+	if err := m.api.do(ctx, request{http.MethodGet, "/vm/config", nil, false}, &is); err != nil {
+		return a.unanswered(ctx, err)
+	}
+	for i, d := range a.config.Drives {
+		path, err := m.home.behind(is, i)
+		if err != nil {
+			return err
+		}
+		d = vmm.Drive{Path: path, ReadOnly: d.ReadOnly}
+		lock, err := a.take(driveFD+i, driveName(i))
+		if err != nil {
+			return err
+		}
+		if fi, err := os.Stat(path); err == nil && isFile(lock, fi) {
+			m.drives = append(m.drives, attached{d, lock})
+			continue
+		}
+		_ = lock.Close()
+		set, err := lockDrive(d)
+		if err != nil {
+			return err
+		}
+		m.drives = append(m.drives, set)
+	}
+	return nil
+}
+
+func isFile(f *os.File, is os.FileInfo) bool {
+	fi, err := f.Stat()
+	return err == nil && os.SameFile(fi, is)
+}
+
+// unanswered tells a machine that has ended meanwhile from one that cannot be
+// asked, which stays alone.
+func (a *adoption) unanswered(ctx context.Context, err error) error {
+	select {
+	case <-a.m.proc.done:
+		return a.gone()
+	case <-ctx.Done():
+	case <-time.After(dyingLimit):
+	}
+	return &dayfly.Error{Kind: dayfly.Unavailable, Msg: "the machine does not answer: it runs on, and nobody owns it", Err: err}
+}
+
+// greet sees whether the machine is one.
+func (a *adoption) greet(ctx context.Context) error {
+	var is instanceInfo
+	if err := a.m.api.do(ctx, request{http.MethodGet, "/", nil, false}, &is); err != nil {
+		return a.unanswered(ctx, err)
+	}
+	if is.State != stateRunning && is.State != statePaused { // its owner died while it made it
+		return a.unanswered(ctx, fmt.Errorf("firecracker: it is %.40q", is.State))
+	}
+	return nil
+}
+
+// listen begins to read the pipes.
+func (a *adoption) listen(context.Context) error {
+	m := a.m
+	a.back.Push("pipes", func(context.Context) error {
+		for _, p := range m.pipes {
+			p.hangUp()
+		}
+		if m.metrics != nil {
+			m.metrics.close()
+		}
+		return nil
+	})
+	return m.hear(a.driver)
+}

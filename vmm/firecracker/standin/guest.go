@@ -1,0 +1,240 @@
+package standin
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dayfly/dayfly/vmm/firecracker"
+	"github.com/dayfly/dayfly/vmm/vmmtest/script"
+)
+
+// gate is what the guest's goroutines pass while the machine is not paused.
+type gate struct {
+	mu      sync.Mutex
+	passing chan struct{} // closed while it is open
+	isOpen  bool
+}
+
+func newGate(open bool) *gate {
+	g := &gate{passing: make(chan struct{})}
+	if open {
+		g.open()
+	}
+	return g
+}
+
+func (g *gate) shut() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.isOpen
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.isOpen {
+		g.isOpen = true
+		close(g.passing)
+	}
+}
+
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.isOpen {
+		g.isOpen, g.passing = false, make(chan struct{})
+	}
+}
+
+func (g *gate) pass() {
+	g.mu.Lock()
+	passing := g.passing
+	g.mu.Unlock()
+	<-passing
+}
+
+// guest is what runs in the machine.
+type guest struct {
+	server *server
+	gate   *gate
+	ram    [][]byte
+	vsock  net.Listener
+	args   string
+	cpus   int
+	booted time.Time
+
+	mu     sync.Mutex
+	drives []*os.File
+	conns  map[net.Conn]bool
+	seen   int // connections that have ended
+}
+
+func newGuest(s *server, ram [][]byte, still bool) (*guest, error) {
+	g := &guest{
+		server: s, gate: newGate(!still), ram: ram, args: s.is.Args, cpus: s.is.CPUs,
+		booted: time.Now(), conns: map[net.Conn]bool{},
+	}
+	for _, d := range s.is.Drives {
+		f, err := d.open()
+		if err != nil {
+			return nil, err
+		}
+		g.drives = append(g.drives, f)
+	}
+	if s.is.Vsock == "" {
+		return g, nil
+	}
+	l, err := listen(s.is.Vsock)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create the vsock backend: %w", err)
+	}
+	g.vsock = l
+	go g.accept()
+	return g, nil
+}
+
+func (g *guest) setDrive(i int, f *os.File) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_ = g.drives[i].Close()
+	g.drives[i] = f
+}
+
+// reset ends every vsock connection, as saving the machine does.
+func (g *guest) reset() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for c := range g.conns {
+		_ = c.Close()
+	}
+}
+
+func (g *guest) accept() {
+	for {
+		c, err := g.vsock.Accept()
+		if err != nil {
+			return
+		}
+		go g.connect(c)
+	}
+}
+
+// connect is the handshake of one connection, and the guest behind it.
+func (g *guest) connect(c net.Conn) {
+	defer c.Close()
+	in := bufio.NewReaderSize(c, 32)
+	line, err := in.ReadSlice('\n')
+	if err != nil {
+		return
+	}
+	if string(line) != fmt.Sprintf("CONNECT %d\n", firecracker.AgentPort) {
+		record(g.server.dir, fmt.Sprintf("vsock handshake %q", line))
+		return
+	}
+	g.gate.pass() // a guest that stands still listens to nobody
+	if _, err := fmt.Fprintf(c, "OK %d\n", 1<<30); err != nil {
+		return
+	}
+	g.mu.Lock()
+	g.conns[c] = true
+	seen := g.seen
+	g.mu.Unlock()
+	err = script.Serve(&gated{c, in, g.gate}, g, seen)
+	g.mu.Lock()
+	delete(g.conns, c)
+	g.seen++
+	g.mu.Unlock()
+	if errors.Is(err, script.ErrEnd) {
+		g.server.end(0)
+	}
+}
+
+// gated is a connection of the guest's that stands still with it.
+type gated struct {
+	net.Conn
+	in   *bufio.Reader
+	gate *gate
+}
+
+func (c *gated) Read(b []byte) (int, error) {
+	n, err := c.in.Read(b)
+	c.gate.pass()
+	return n, err
+}
+
+func (c *gated) Write(b []byte) (int, error) {
+	c.gate.pass()
+	return c.Conn.Write(b)
+}
+
+// Drive is the guest's own descriptor of a drive, which the script closes.
+func (g *guest) Drive(i int) (script.Drive, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if i < 0 || i >= len(g.drives) {
+		return nil, fmt.Errorf("no drive %d", i)
+	}
+	return left{g.drives[i]}, nil
+}
+
+// left is a file that stays open.
+type left struct{ *os.File }
+
+func (left) Close() error { return nil }
+
+func (g *guest) kept() []byte { return g.ram[0][keptAt : keptAt+keptSize] }
+
+// Keep puts a text into the RAM.
+func (g *guest) Keep(text string) error {
+	clear(g.kept())
+	copy(g.kept(), text)
+	return nil
+}
+
+// Kept is what Keep put there.
+func (g *guest) Kept() (string, error) {
+	text, _, _ := bytes.Cut(g.kept(), []byte{0})
+	return string(text), nil
+}
+
+// Console writes to standard output, as the serial port does.
+func (g *guest) Console(line string) error {
+	_, err := fmt.Fprintln(g.server.stdout, line)
+	if err != nil && strings.Contains(err.Error(), "resource temporarily unavailable") {
+		err = nil // what does not fit is lost
+	}
+	return err
+}
+
+// CPUs is how many were asked for.
+func (g *guest) CPUs() int { return g.cpus }
+
+// Cmdline is what the kernel was booted with.
+func (g *guest) Cmdline() string { return g.args }
+
+// Uptime is the time since the machine began, here.
+func (g *guest) Uptime() (time.Duration, error) { return time.Since(g.booted), nil }
+
+// Reboot ends the machine, as the keyboard controller does.
+func (g *guest) Reboot() error {
+	if !strings.Contains(" "+g.args+" ", " reboot=k ") {
+		record(g.server.dir, "the guest reboots in a way that ends no Firecracker: "+g.args)
+	}
+	return script.ErrEnd
+}
+
+// Panic leaves last words and reboots, which panic=-1 makes a kernel do.
+func (g *guest) Panic() error {
+	if !strings.Contains(" "+g.args+" ", " panic=-1 ") {
+		record(g.server.dir, "the guest's kernel panics and stays: "+g.args)
+	}
+	_ = g.Console("Kernel panic - not syncing: asked to")
+	return script.ErrEnd
+}
