@@ -47,12 +47,12 @@ var layers = []layer{
 	},
 	{
 		name: "mechanisms", why: "a mechanism does one thing and never knows another mechanism: node puts them together",
-		in:  []string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template"},
+		in:  []string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template", "store"},
 		may: words,
 	},
 	{
 		name: "parts", why: "a part belongs to the package above it and is used by that one alone",
-		in: []string{"image/layer"}, may: words,
+		in: []string{"image/layer", "control/webhook"}, may: words,
 	},
 	{
 		name: "drivers", why: "a driver knows its contract and the words, so that another can take its place",
@@ -70,6 +70,10 @@ var layers = []layer{
 		may: append([]string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template"}, words...),
 	},
 	{
+		name: "assembly", why: "control decides over what the store remembers and what a node does; the node is handed to it",
+		in: []string{"control"}, may: append([]string{"store"}, words...),
+	},
+	{
 		name: "edges", why: "an edge states what it needs as small interfaces, so that nothing behind it leaks to the wire",
 		in: []string{"api", "client", "client/internal/rest"}, may: []string{root, "guest/wire"},
 	},
@@ -82,6 +86,7 @@ var layers = []layer{
 // within are arrows from a package to parts of its own.
 var within = map[string][]string{
 	"image":             {"image/layer"},
+	"control":           {"control/webhook"},
 	"client":            {"client/internal/rest"},
 	"vmm/vmmtest":       {"vmm/vmmtest/script"},
 	"vmm/vmmtest/guest": {"vmm/vmmtest/script"},

@@ -1,0 +1,189 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/control/webhook"
+)
+
+// bell wakes all who wait for news.
+type bell struct {
+	mu   sync.Mutex
+	c    chan struct{}
+	also func()
+}
+
+// next is closed at the next ring.
+func (b *bell) next() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.c == nil {
+		b.c = make(chan struct{})
+	}
+	return b.c
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.c != nil {
+		close(b.c)
+		b.c = nil
+	}
+	if b.also != nil {
+		b.also()
+	}
+}
+
+// Events returns events the caller may see, in the order of Seq.
+func (c *Control) Events(ctx context.Context, q dayfly.EventQuery) ([]dayfly.Event, error) {
+	if err := c.open(); err != nil {
+		return nil, err
+	}
+	caller := dayfly.CallerOf(ctx)
+	q.Namespace = within(ctx, q.Namespace)
+	if caller.Workspace != "" {
+		if q.Workspace != "" && q.Workspace != caller.Workspace {
+			return nil, notFound(q.Workspace)
+		}
+		q.Workspace = caller.Workspace
+	}
+	list, err := c.db.Events(ctx, q)
+	return list, c.counted(err)
+}
+
+// AwaitEvent returns once there may be an event with a larger Seq than after.
+func (c *Control) AwaitEvent(ctx context.Context, after int64) error {
+	if err := c.open(); err != nil {
+		return err
+	}
+	rung := c.bell.next()
+	last, err := c.db.LastEvent(ctx)
+	if err != nil {
+		return c.counted(err)
+	}
+	if last > after {
+		return nil
+	}
+	select {
+	case <-rung:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-c.closing:
+		return c.open()
+	}
+}
+
+// maxWebhooks bounds those of one namespace.
+const maxWebhooks = 100
+
+// CreateWebhook has events of the caller's namespace, or of all for an admin who
+// has chosen none, sent to a URL. Its Secret is in this answer only.
+func (c *Control) CreateWebhook(ctx context.Context, w dayfly.Webhook) (dayfly.Webhook, error) {
+	if err := errors.Join(c.open(), noToken(ctx)); err != nil {
+		return dayfly.Webhook{}, err
+	}
+	w.Namespace = within(ctx, w.Namespace)
+	if err := checkWebhook(w); err != nil {
+		return dayfly.Webhook{}, err
+	}
+	had, err := c.db.Webhooks(ctx, w.Namespace)
+	if err != nil {
+		return dayfly.Webhook{}, c.counted(err)
+	}
+	if len(had) >= maxWebhooks {
+		return dayfly.Webhook{}, dayfly.Errorf(dayfly.Exhausted, "there are %d webhooks, the most there may be: delete one", len(had))
+	}
+	w.ID, w.Secret, w.CreatedAt = "wh"+randomText(16), "whsec_"+randomText(40), c.now()
+	return w, c.counted(c.db.CreateWebhook(ctx, w))
+}
+
+func checkWebhook(w dayfly.Webhook) error {
+	for _, t := range w.Types {
+		if !slices.Contains(dayfly.EventTypes(), t) {
+			return dayfly.Errorf(dayfly.Invalid, "%q is no type of event", t)
+		}
+	}
+	return webhook.CheckURL(w.URL)
+}
+
+// Webhooks returns those the caller may see, without their secrets.
+func (c *Control) Webhooks(ctx context.Context) ([]dayfly.Webhook, error) {
+	if err := errors.Join(c.open(), noToken(ctx)); err != nil {
+		return nil, err
+	}
+	list, err := c.db.Webhooks(ctx, dayfly.CallerOf(ctx).Namespace)
+	for i := range list {
+		list[i].Secret = ""
+	}
+	return list, c.counted(err)
+}
+
+// Webhook returns one, without its secret.
+func (c *Control) Webhook(ctx context.Context, id string) (dayfly.Webhook, error) {
+	w, err := c.webhook(ctx, id)
+	w.Secret = ""
+	return w, err
+}
+
+func (c *Control) webhook(ctx context.Context, id string) (dayfly.Webhook, error) {
+	if err := errors.Join(c.open(), noToken(ctx)); err != nil {
+		return dayfly.Webhook{}, err
+	}
+	w, err := c.db.Webhook(ctx, id)
+	if err != nil {
+		return dayfly.Webhook{}, c.counted(err)
+	}
+	if caller := dayfly.CallerOf(ctx); caller.Bound && w.Namespace != caller.Namespace {
+		return dayfly.Webhook{}, dayfly.Errorf(dayfly.NotFound, "there is no webhook %s", id)
+	}
+	return w, nil
+}
+
+// UpdateWebhook sets URL, Types and Active of the webhook with w's ID.
+func (c *Control) UpdateWebhook(ctx context.Context, w dayfly.Webhook) (dayfly.Webhook, error) {
+	is, err := c.webhook(ctx, w.ID)
+	if err != nil {
+		return dayfly.Webhook{}, err
+	}
+	is.URL, is.Types, is.Active = w.URL, w.Types, w.Active
+	if err := checkWebhook(is); err != nil {
+		return dayfly.Webhook{}, err
+	}
+	err = c.counted(c.db.UpdateWebhook(ctx, is))
+	is.Secret = ""
+	c.hooks.Wake()
+	return is, err
+}
+
+// DeleteWebhook ends a webhook; what is not sent is not sent any more.
+func (c *Control) DeleteWebhook(ctx context.Context, id string) error {
+	if _, err := c.webhook(ctx, id); err != nil {
+		return err
+	}
+	return c.counted(c.db.DeleteWebhook(ctx, id))
+}
+
+// Deliveries returns the latest of a webhook, newest first.
+func (c *Control) Deliveries(ctx context.Context, id string) ([]dayfly.Delivery, error) {
+	if _, err := c.webhook(ctx, id); err != nil {
+		return nil, err
+	}
+	list, err := c.db.Deliveries(ctx, id, dayfly.DefaultPage)
+	return list, c.counted(err)
+}
+
+// randomText returns n lower-case base32 characters, five random bits each.
+func randomText(n int) string {
+	b := make([]byte, (n*5+7)/8)
+	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
+	return strings.ToLower(base32.StdEncoding.EncodeToString(b))[:n]
+}

@@ -1,0 +1,153 @@
+package control
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/store"
+)
+
+// Delete leaves nothing of a workspace, in any state; a start under way is
+// cancelled. It goes on if the caller leaves. It returns once the host has
+// nothing of it; where the store cannot be reached, the record follows.
+func (c *Control) Delete(ctx context.Context, id dayfly.ID) error {
+	k, err := c.manage(ctx, id)
+	if err != nil {
+		return err
+	}
+	actor := dayfly.CallerOf(ctx).Key
+	_, err = k.ask(func(reply func(error)) { k.remove(actor, nil, reply) })
+	return err
+}
+
+// remove deletes the workspace: a mark in the record, so that a server that is
+// killed goes on with it; what is under way is cut short; the node; the record.
+// failed is why it is taken back, if it is.
+func (k *keeper) remove(actor string, failed error, reply ...func(error)) {
+	if k.deletion != nil {
+		k.deletion.reply = append(k.deletion.reply, reply...)
+		return
+	}
+	k.deletion = &deletion{actor: actor, failed: failed, reply: reply}
+	k.unaccompany()
+	op := k.op
+	if op != nil {
+		op.cancel(dayfly.Errorf(dayfly.Conflict, "the workspace was deleted meanwhile"))
+	}
+	if k.maker != nil || !k.rec.Durable { // a server that starts takes back what nobody was told of
+		k.erase(op)
+		return
+	}
+	k.propose(proposal{
+		change: func(r *store.Record) { r.Reason = reasonDeleting },
+		done:   func(error) { k.erase(op) }, // without a mark if the store is away
+	})
+}
+
+// erase has the node delete it.
+func (k *keeper) erase(op *operation) {
+	if !k.c.ops.begin() {
+		k.kept(k.c.open())
+		return
+	}
+	k.c.tasks.Go(func() {
+		defer k.c.ops.end()
+		if op != nil {
+			<-op.done // it has been cancelled
+		}
+		err := k.c.node.Delete(context.WithoutCancel(k.c.ended), k.id)
+		if dayfly.KindOf(err) == dayfly.NotFound {
+			err = nil
+		}
+		if err == nil {
+			err = k.c.removeLog(k.id)
+		}
+		k.post(func() { k.erased(err) })
+	})
+}
+
+// erased takes in the answer of the node.
+func (k *keeper) erased(err error) {
+	if err != nil {
+		k.kept(err)
+		return
+	}
+	k.op = nil
+	k.proposals = nil
+	k.deletion.at = true
+	k.rec.State, k.rec.Reason, k.rec.Ready = dayfly.Deleted, "", false
+	k.c.log.Info("workspace state", "workspace", k.id, "state", k.rec.State)
+	k.touch(k.event(dayfly.WorkspaceDeleted, k.deletion.actor))
+	k.await(func(error) { k.told(nil) })
+}
+
+// kept says that the node could not delete it. It is tried again when somebody
+// asks, or when the server starts.
+func (k *keeper) kept(err error) {
+	k.c.log.Error("deletion of a workspace", "workspace", k.id, "err", err)
+	d := k.deletion
+	k.deletion = nil
+	k.op = nil
+	k.ruleAt = k.c.now().Add(ruleRetry)
+	for _, f := range d.reply {
+		f(err)
+	}
+	k.settle(err)
+	k.mail.put(k.rec.Workspace) // read what the node has said meanwhile
+}
+
+// told answers everybody who waits for the end of the workspace.
+func (k *keeper) told(err error) {
+	if k.deletion.failed != nil {
+		k.settle(k.deletion.failed)
+	}
+	k.settle(dayfly.Errorf(dayfly.Conflict, "workspace %s was deleted", k.id))
+	for _, f := range k.deletion.reply {
+		f(err)
+	}
+	k.deletion.reply = nil
+}
+
+// finish ends the keeper of a workspace that is nowhere any more.
+func (k *keeper) finish() {
+	k.told(nil)
+	k.over = true
+	k.c.forget(k)
+	k.c.life.endWorkspace(k.id)
+}
+
+// forgetKey frees an idempotency key whose work was taken back, so that its
+// owner can try again with it.
+func (c *Control) forgetKey(namespace, key string) {
+	for key != "" {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ended), storeTimeout)
+		err := c.counted(c.db.Forget(ctx, namespace, key))
+		cancel()
+		if dayfly.KindOf(err) != dayfly.Unavailable || !c.pause(storeRetry) {
+			return
+		}
+	}
+}
+
+// pause waits, and returns false if the server ends meanwhile.
+func (c *Control) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-c.ended.Done():
+		return false
+	}
+}
+
+func (c *Control) removeLog(id dayfly.ID) error {
+	for _, name := range []string{c.logFile(id), c.logFile(id) + olderHalf, c.logFile(id) + startedMark} {
+		if err := os.Remove(name); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	return nil
+}

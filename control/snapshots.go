@@ -1,0 +1,125 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/store"
+)
+
+// Names and owners of snapshots are the store's; the node knows them by id.
+
+// Snapshot keeps a running workspace as it is at one instant; it goes on.
+func (c *Control) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error) {
+	k, err := c.manage(ctx, id)
+	if err != nil {
+		return dayfly.Snapshot{}, err
+	}
+	if err := dayfly.CheckSnapshotName(name); err != nil {
+		return dayfly.Snapshot{}, err
+	}
+	home := k.view.Load().Namespace
+	if name != "" { // early; the store decides
+		if _, err := c.db.Snapshot(ctx, home, name); err == nil {
+			return dayfly.Snapshot{}, dayfly.Errorf(dayfly.Conflict, "there is a snapshot named %q already: choose another name, or delete it first", name)
+		} else if dayfly.KindOf(err) != dayfly.NotFound {
+			return dayfly.Snapshot{}, c.counted(err)
+		}
+	}
+	if !c.ops.begin() {
+		return dayfly.Snapshot{}, c.open()
+	}
+	defer c.ops.end()
+	sn, err := c.node.Snapshot(ctx, id, "")
+	if err != nil {
+		return dayfly.Snapshot{}, err
+	}
+	sn.Name, sn.Spec = name, k.view.Load().Spec
+	late := context.WithoutCancel(ctx)
+	err = c.counted(c.db.CreateSnapshot(late, store.SnapshotRecord{Namespace: home, Snapshot: sn}, c.snapshotEvent(ctx, dayfly.SnapshotCreated, home, sn)))
+	if err != nil {
+		return dayfly.Snapshot{}, errors.Join(err, c.node.DeleteSnapshot(late, string(sn.ID)))
+	}
+	c.bell.ring()
+	return sn, nil
+}
+
+func (c *Control) snapshotEvent(ctx context.Context, t dayfly.EventType, namespace string, sn dayfly.Snapshot) dayfly.Event {
+	return dayfly.Event{
+		ID: "evt_" + rand.Text(), Type: t, At: c.now(), Namespace: namespace, Workspace: sn.Workspace,
+		Reason: string(sn.ID), Actor: dayfly.CallerOf(ctx).Key,
+	}
+}
+
+// Snapshots returns those the caller may see, newest first.
+func (c *Control) Snapshots(ctx context.Context) ([]dayfly.Snapshot, error) {
+	if err := errors.Join(c.open(), noToken(ctx)); err != nil {
+		return nil, err
+	}
+	recs, err := c.db.Snapshots(ctx, dayfly.CallerOf(ctx).Namespace)
+	if err != nil {
+		return nil, c.counted(err)
+	}
+	list := make([]dayfly.Snapshot, len(recs))
+	for i, r := range recs {
+		list[i] = c.fresh(ctx, r.Snapshot)
+	}
+	return list, nil
+}
+
+// GetSnapshot finds a snapshot by id or name.
+func (c *Control) GetSnapshot(ctx context.Context, ref string) (dayfly.Snapshot, error) {
+	if err := errors.Join(c.open(), noToken(ctx)); err != nil {
+		return dayfly.Snapshot{}, err
+	}
+	r, err := c.visible(ctx, ref)
+	if err != nil {
+		return dayfly.Snapshot{}, err
+	}
+	return c.fresh(ctx, r.Snapshot), nil
+}
+
+// DeleteSnapshot removes a snapshot. Workspaces made from it do not need it.
+func (c *Control) DeleteSnapshot(ctx context.Context, ref string) error {
+	if err := errors.Join(c.open(), noToken(ctx)); err != nil {
+		return err
+	}
+	r, err := c.visible(ctx, ref)
+	if err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := c.node.DeleteSnapshot(ctx, string(r.ID)); err != nil && dayfly.KindOf(err) != dayfly.NotFound {
+		return err
+	}
+	err = c.counted(c.db.DeleteSnapshot(ctx, r.ID, c.snapshotEvent(ctx, dayfly.SnapshotDeleted, r.Namespace, r.Snapshot)))
+	c.bell.ring()
+	return err
+}
+
+// snapshot finds a snapshot of one namespace.
+func (c *Control) snapshot(ctx context.Context, namespace, ref string) (dayfly.Snapshot, error) {
+	r, err := c.db.Snapshot(ctx, namespace, ref)
+	return r.Snapshot, c.counted(err)
+}
+
+// visible finds a snapshot that the caller may see: in its home first, then in
+// all namespaces if it sees them.
+func (c *Control) visible(ctx context.Context, ref string) (store.SnapshotRecord, error) {
+	caller := dayfly.CallerOf(ctx)
+	r, err := c.db.Snapshot(ctx, caller.Home(), ref)
+	if dayfly.KindOf(err) == dayfly.NotFound && caller.Namespace == "" {
+		r, err = c.db.Snapshot(ctx, "", ref)
+	}
+	return r, c.counted(err)
+}
+
+// fresh adds what only the node knows: what others share of it changes.
+func (c *Control) fresh(ctx context.Context, sn dayfly.Snapshot) dayfly.Snapshot {
+	if is, err := c.node.GetSnapshot(ctx, string(sn.ID)); err == nil {
+		sn.RAMBytes, sn.DiskBytes, sn.FreeBytes = is.RAMBytes, is.DiskBytes, is.FreeBytes
+	}
+	return sn
+}

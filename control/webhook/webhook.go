@@ -1,0 +1,163 @@
+// Package webhook sends events to the URLs that asked for them.
+//
+// What is to be sent, and when, is in the store: a server that is killed sends
+// on after its start, and may send the last event twice, with the same id. Whom
+// to send what is the store's to say; signing, trying again and giving up is
+// done here.
+//
+// Always true: events of one webhook arrive in order, each tried until it is
+// taken or a day has passed; a receiver that hangs holds up nobody else; no
+// request follows a redirect, or reaches a link-local address, which is where
+// clouds keep credentials, or, unless allowed, a private one.
+package webhook
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/dayfly/dayfly"
+)
+
+// Times and bounds of deliveries.
+const (
+	attemptTimeout = 10 * time.Second
+	firstRetry     = time.Second
+	lastRetry      = time.Hour
+	giveUpAfter    = 24 * time.Hour
+	maxAnswer      = 4 << 10 // of a receiver's body, to keep its connection; the rest is not read
+	batch          = 100
+	lookEvery      = time.Second
+)
+
+// Store is what has to be remembered.
+type Store interface {
+	LastEvent(ctx context.Context) (int64, error)
+	Enqueue(ctx context.Context, upTo int64) (int, error)
+	DueDeliveries(ctx context.Context, now time.Time, limit int) ([]dayfly.Delivery, error)
+	SaveDelivery(ctx context.Context, d dayfly.Delivery) error
+	Webhook(ctx context.Context, id string) (dayfly.Webhook, error)
+}
+
+// Options are what a Sender is made of.
+type Options struct {
+	Store   Store
+	Log     *slog.Logger
+	Private bool             // loopback and private addresses may be reached
+	Now     func() time.Time // wall clock
+}
+
+// Sender sends events. Run it.
+type Sender struct {
+	Options
+	wake chan struct{}
+	done chan string // ids of webhooks whose attempt has ended
+	busy map[string]bool
+	post *poster
+}
+
+// New returns a Sender.
+func New(o Options) *Sender {
+	return &Sender{Options: o, wake: make(chan struct{}, 1), done: make(chan string), busy: map[string]bool{}, post: newPoster(o.Private)}
+}
+
+// Wake says that there may be new events. It does not wait.
+func (s *Sender) Wake() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run sends until ctx ends, and returns when nothing is under way.
+func (s *Sender) Run(ctx context.Context) {
+	defer s.post.close()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for ctx.Err() == nil {
+		if err := s.begin(ctx); err != nil && ctx.Err() == nil {
+			s.Log.Debug("webhooks", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.wake:
+		case <-look.C:
+		case id := <-s.done:
+			delete(s.busy, id)
+		}
+	}
+	for len(s.busy) > 0 {
+		delete(s.busy, <-s.done)
+	}
+}
+
+// begin starts an attempt for every webhook that has one due and none under way.
+func (s *Sender) begin(ctx context.Context) error {
+	last, err := s.Store.LastEvent(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := s.Store.Enqueue(ctx, last); err != nil {
+		return err
+	}
+	due, err := s.Store.DueDeliveries(ctx, s.Now(), batch)
+	if err != nil {
+		return err
+	}
+	for _, d := range due {
+		if s.busy[d.Webhook] {
+			continue
+		}
+		s.busy[d.Webhook] = true
+		go func() {
+			s.attempt(ctx, d)
+			s.done <- d.Webhook
+		}()
+	}
+	return nil
+}
+
+// attempt sends one event once and notes what came of it.
+func (s *Sender) attempt(ctx context.Context, d dayfly.Delivery) {
+	w, err := s.Store.Webhook(ctx, d.Webhook)
+	if err != nil || !w.Active {
+		return // it is gone, or off, and its deliveries with it
+	}
+	at := s.Now()
+	status, err := s.post.send(ctx, w, d.Event, at)
+	if ctx.Err() != nil {
+		return // cut off: it counts as not tried
+	}
+	d = after(d, at, status, err)
+	if err := s.Store.SaveDelivery(context.WithoutCancel(ctx), d); err != nil {
+		s.Log.Warn("note of a delivery", "webhook", d.Webhook, "err", err) // sent again, with the same id
+		return
+	}
+	if d.DoneAt == nil && d.NextAt == nil {
+		s.Log.Warn("webhook given up for an event", "webhook", d.Webhook, "attempts", d.Attempts, "err", d.Error)
+	}
+}
+
+// after is a delivery after one more attempt.
+func after(d dayfly.Delivery, at time.Time, status int, err error) dayfly.Delivery {
+	d.Attempts++
+	d.Status, d.Error, d.SentAt, d.DoneAt, d.NextAt = status, "", &at, nil, nil
+	if err == nil {
+		d.DoneAt = &at
+		return d
+	}
+	d.Error = err.Error()
+	next := at.Add(retryAfter(d.Attempts))
+	if next.Sub(d.Event.At) < giveUpAfter {
+		d.NextAt = &next
+	}
+	return d
+}
+
+// retryAfter is the pause after the n-th attempt.
+func retryAfter(n int) time.Duration {
+	if n > 12 {
+		return lastRetry
+	}
+	return min(firstRetry<<max(n-1, 0), lastRetry)
+}
