@@ -1,17 +1,21 @@
-// Package api is HTTP in: the routes of openapi.yaml, JSON with unknown fields
-// refused, one table from kinds of error to statuses, and the in-guest API of
-// each workspace passed through.
+// Package api is HTTP in: the routes of openapi.yaml, who may use them, JSON
+// with unknown fields refused, one table from kinds of error to problems, and
+// commands, files and the in-guest API of each workspace passed through.
 //
 // It decides nothing about workspaces, images, kernels or the host: it states
-// what it needs of them as interfaces. Always true: a body is bounded or
-// streamed, never gathered; what a guest answers is streamed and its headers
-// are bounded; a cause that is not meant for callers is logged and never sent.
+// what it needs of them as interfaces, and hands them who asks in the context.
+// Always true: a body is bounded or streamed, never gathered; what a guest
+// answers is streamed or bounded, and so are its headers; a cause that is not
+// meant for callers is logged and never sent; a key ends with all its streams;
+// a caller's key never reaches a guest.
 package api
 
 import (
+	"context"
 	"log/slog"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/dayfly/dayfly"
 )
@@ -22,11 +26,31 @@ type Options struct {
 	Workspaces Workspaces
 	Snapshots  Snapshots
 	Guests     Guests
+	Logs       Logs
+	Meter      Meter
+	Events     Events
+	Webhooks   Webhooks
+	Keys       Keys
+	Namespaces Namespaces
+	Audit      Audit  // nil: no changes are written down
+	Health     Health // nil: ready as long as it answers
 	Images     Images
 	Kernels    Kernels
 	Host       HostChecks
 	System     System
 	Log        *slog.Logger // nil: nothing is logged
+
+	// Auth knows callers. If it is nil everybody is the host's own user.
+	// Connections of TrustLocal need not show anything.
+	Auth Authenticator
+
+	// Metrics answers GET /metrics, for admins; with OpenMetrics, for all.
+	Metrics     http.Handler
+	OpenMetrics bool
+
+	// Observe, if set, is told of each reply: its route as in openapi.yaml, such
+	// as "GET /v1/workspaces/{id}", or "" for none of them.
+	Observe func(route string, status int, took time.Duration)
 
 	// Loopback is for servers on a loopback TCP address, which any web page in
 	// a local browser can reach: requests made for another host name (DNS
@@ -36,11 +60,11 @@ type Options struct {
 
 // Server answers requests. It may serve any number at the same time.
 type Server struct {
-	o       Options
-	log     *slog.Logger
-	mux     *http.ServeMux
-	guests  *guests
-	handler http.Handler
+	o      Options
+	log    *slog.Logger
+	mux    *http.ServeMux
+	guests *guests
+	fails  *limiter
 }
 
 // New makes a Server.
@@ -48,7 +72,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{o: o, log: o.Log, mux: http.NewServeMux()}
+	s := &Server{o: o, log: o.Log, mux: http.NewServeMux(), fails: newLimiter()}
 	s.guests = newGuests(o.Guests)
 	HandlerWithOptions(routes{s}, StdHTTPServerOptions{
 		BaseRouter: s.mux,
@@ -56,16 +80,12 @@ func New(o Options) *Server {
 			s.refuse(w, r, dayfly.Errorf(dayfly.Invalid, "request: %w", err))
 		},
 	})
-	s.mux.HandleFunc("/v1/workspaces/{id}/guest/{path...}", s.guest)
-	s.handler = http.HandlerFunc(s.route)
-	if o.Loopback {
-		s.handler = s.loopback(s.handler)
+	s.mux.HandleFunc(guestRoute, s.guest)
+	if o.Metrics != nil {
+		s.mux.Handle(metricsRoute, o.Metrics)
 	}
 	return s
 }
-
-// ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
 
 // Close lets go of idle connections to guests. Requests under way go on.
 func (s *Server) Close() error {
@@ -73,10 +93,42 @@ func (s *Server) Close() error {
 	return nil
 }
 
+type localKey struct{}
+
+// TrustLocal marks the context of a connection whose other end is the host's own
+// user, such as one to a socket that only root can open. For http.Server's
+// ConnContext and BaseContext.
+func TrustLocal(ctx context.Context) context.Context {
+	return context.WithValue(ctx, localKey{}, true)
+}
+
+func isLocal(ctx context.Context) bool {
+	local, _ := ctx.Value(localKey{}).(bool)
+	return local
+}
+
 // routes carries the generated interface's methods, so that Server's own stay few.
 type routes struct{ *Server }
 
 var _ ServerInterface = routes{}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	rec := &recorder{ResponseWriter: w}
+	x := &exchange{id: requestID(r), at: began}
+	rec.Header().Set("X-Request-Id", x.id)
+	r = r.WithContext(withExchange(r.Context(), x))
+	_, x.route = s.mux.Handler(r)
+	// A deadline for writing stays with a connection, whatever request set it.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	defer func() { s.finish(r, x, rec) }()
+	if err := s.fromElsewhere(r); err != nil {
+		s.refuse(rec, r, err)
+		return
+	}
+	s.enter(rec, r, x)
+}
 
 // route hands r to the mux, whose own refusals are plain text, and gives those
 // the form of ours.
@@ -92,7 +144,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if c.status == http.StatusMethodNotAllowed {
 		e = dayfly.Errorf(dayfly.Invalid, "%s is not a method of %s: use %s", r.Method, r.URL.Path, w.Header().Get("Allow"))
 	}
-	s.answer(w, r, c.status, e)
+	s.refuse(w, r, withStatus(c.status, e))
 }
 
 // capture keeps the status and headers of a reply and drops its body.
@@ -105,20 +157,22 @@ func (c *capture) Header() http.Header         { return c.header }
 func (c *capture) WriteHeader(status int)      { c.status = status }
 func (c *capture) Write(p []byte) (int, error) { return len(p), nil }
 
-// loopback denies what a web page could have sent.
-func (s *Server) loopback(next http.Handler) http.Handler {
-	sameOrigin := http.NewCrossOriginProtection()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !isLoopback(r.Host) {
-			s.refuse(w, r, dayfly.Errorf(dayfly.Denied, "host %q is not a loopback name: use localhost or 127.0.0.1", r.Host))
-			return
-		}
-		if err := sameOrigin.Check(r); err != nil {
-			s.refuse(w, r, dayfly.Errorf(dayfly.Denied, "requests from web pages of another origin are denied"))
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+// sameOrigin denies requests that change something and come from a web page of
+// another origin.
+var sameOrigin = http.NewCrossOriginProtection()
+
+// fromElsewhere denies what a web page could have sent.
+func (s *Server) fromElsewhere(r *http.Request) error {
+	if !s.o.Loopback || isLocal(r.Context()) {
+		return nil
+	}
+	if !isLoopback(r.Host) {
+		return dayfly.Errorf(dayfly.Denied, "host %q is not a loopback name: use localhost or 127.0.0.1", r.Host)
+	}
+	if err := sameOrigin.Check(r); err != nil {
+		return dayfly.Errorf(dayfly.Denied, "requests from web pages of another origin are denied")
+	}
+	return nil
 }
 
 func isLoopback(hostport string) bool {

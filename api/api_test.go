@@ -26,13 +26,13 @@ func create(t *testing.T, base string) dayfly.Workspace {
 	return ws
 }
 
-func refused(t *testing.T, body string) dayfly.Error {
+func refused(t *testing.T, body string) Problem {
 	t.Helper()
-	var r ErrorReply
-	if err := json.Unmarshal([]byte(body), &r); err != nil {
-		t.Fatalf("reply %q is not an error: %v", body, err)
+	var p Problem
+	if err := json.Unmarshal([]byte(body), &p); err != nil || p.Type != "urn:dayfly:"+string(p.Kind) || p.Title == "" || p.Instance == "" {
+		t.Fatalf("reply %q is not a problem: %v", body, err)
 	}
-	return r.Error
+	return p
 }
 
 func TestLifeOfAWorkspaceOverHTTP(t *testing.T) {
@@ -78,6 +78,7 @@ const nobody = "wabcdefghijklmnopqrst"
 func TestBadRequestsAreNamed(t *testing.T) {
 	t.Parallel()
 	base := serve(t, newFake())
+	here := string(create(t, base).ID)
 	for _, c := range []struct {
 		method, path, body string
 		status             int
@@ -90,35 +91,35 @@ func TestBadRequestsAreNamed(t *testing.T) {
 		{"POST", "/v1/workspaces", `{"image":"base"} {}`, 400, "something follows"},
 		{"POST", "/v1/workspaces", `{"image":`, 400, "not JSON"},
 		{"POST", "/v1/workspaces", "", 400, "content type"},
-		{"POST", "/v1/workspaces", `{"image":"` + strings.Repeat("x", maxJSON) + `"}`, 507, "larger than"},
-		{"GET", "/v1/workspaces/w1", "", 400, "not a workspace id"},
+		{"POST", "/v1/workspaces", `{"image":"` + strings.Repeat("x", maxJSON) + `"}`, 413, "larger than"},
+		{"GET", "/v1/workspaces/w1", "", 404, "no workspace w1"},
 		{"GET", "/v1/nothing", "", 404, "no such route"},
 		{"PUT", "/v1/workspaces", "", 405, "use GET"},
 		{"POST", "/v1/images/pull", `{"reference":""}`, 400, "reference is empty"},
 		{"POST", "/v1/images/build", `{}`, 400, "recipe is empty"},
 		{"GET", "/v1/images/none", "", 404, "no image none"},
 		{"POST", "/v1/workspaces", `{"image":"base","snapshot":"s"}`, 400, "name one of the two"},
-		{"POST", "/v1/workspaces/" + nobody + "/fork", `{"count":0}`, 400, "count is 0: use 1 to 100"},
-		{"POST", "/v1/workspaces/" + nobody + "/fork", `{"count":101}`, 400, "use 1 to 100"},
-		{"POST", "/v1/workspaces/" + nobody + "/fork", `{"n":2}`, 400, `unknown field "n"`},
+		{"POST", "/v1/workspaces/" + here + "/fork", `{"count":0}`, 400, "count is 0: use 1 to 100"},
+		{"POST", "/v1/workspaces/" + here + "/fork", `{"count":101}`, 400, "use 1 to 100"},
+		{"POST", "/v1/workspaces/" + here + "/fork", `{"n":2}`, 400, `unknown field "n"`},
 		{"POST", "/v1/workspaces/" + nobody + "/fork", "", 404, "no workspace"},
-		{"POST", "/v1/workspaces/w1/fork", "", 400, "not a workspace id"},
-		{"POST", "/v1/workspaces/" + nobody + "/rollback", `{}`, 400, "snapshot is empty"},
-		{"POST", "/v1/workspaces/" + nobody + "/rollback", "", 400, "content type"},
+		{"POST", "/v1/workspaces/w1/fork", "", 404, "no workspace w1"},
+		{"POST", "/v1/workspaces/" + here + "/rollback", `{}`, 400, "snapshot is empty"},
+		{"POST", "/v1/workspaces/" + here + "/rollback", "", 400, "content type"},
 		{"POST", "/v1/workspaces/" + nobody + "/pause", "", 404, "no workspace"},
 		{"POST", "/v1/workspaces/" + nobody + "/resume", "", 404, "no workspace"},
 		{"POST", "/v1/workspaces/" + nobody + "/snapshots", "", 404, "no workspace"},
-		{"POST", "/v1/workspaces/w1/snapshots", "", 400, "not a workspace id"},
-		{"POST", "/v1/workspaces/" + nobody + "/snapshots", `{"name":"a/b"}`, 400, "without spaces and slashes"},
-		{"POST", "/v1/workspaces/" + nobody + "/snapshots", `{"name":"` + nobody + `"}`, 400, "looks like an id"},
-		{"POST", "/v1/workspaces/" + nobody + "/snapshots", `{"name":".."}`, 400, "choose another"},
+		{"POST", "/v1/workspaces/w1/snapshots", "", 404, "no workspace w1"},
+		{"POST", "/v1/workspaces/" + here + "/snapshots", `{"name":"a/b"}`, 400, "without spaces and slashes"},
+		{"POST", "/v1/workspaces/" + here + "/snapshots", `{"name":"` + nobody + `"}`, 400, "looks like an id"},
+		{"POST", "/v1/workspaces/" + here + "/snapshots", `{"name":".."}`, 400, "choose another"},
 		{"GET", "/v1/snapshots?workspace=w1", "", 400, "not a workspace id"},
 		{"GET", "/v1/snapshots/none", "", 404, "no snapshot none"},
 		{"DELETE", "/v1/snapshots/none", "", 404, "no snapshot none"},
 		{"GET", "/v1/system/prune", "", 405, "use POST"},
 	} {
 		resp, body := call(t, c.method, base+c.path, c.body)
-		if resp.StatusCode != c.status || !strings.Contains(refused(t, body).Msg, c.says) {
+		if resp.StatusCode != c.status || !strings.Contains(refused(t, body).Detail, c.says) {
 			t.Errorf("%s %s %.60s: %s %s, want %d saying %s", c.method, c.path, c.body, resp.Status, body, c.status, c.says)
 		}
 	}
@@ -126,13 +127,16 @@ func TestBadRequestsAreNamed(t *testing.T) {
 
 func TestEveryKindHasItsStatusAndKeepsItsCause(t *testing.T) {
 	t.Parallel()
-	for kind, status := range statuses {
-		f := newFake()
+	for kind, k := range kinds {
+		f, status := newFake(), k.status
 		f.err = fmt.Errorf("start: %w", &dayfly.Error{Kind: kind, Msg: "what to do", Stage: "disk", Err: errors.New("/secret/path")})
 		resp, body := call(t, "POST", serve(t, f)+"/v1/workspaces", `{"image":"base"}`)
-		want := dayfly.Error{Kind: kind, Msg: "what to do", Stage: "disk"}
-		if got := refused(t, body); resp.StatusCode != status || got != want {
-			t.Errorf("%s: %s %+v, want %d %+v", kind, resp.Status, got, status, want)
+		got := refused(t, body)
+		if resp.StatusCode != status || got.Status != status || got.Kind != kind || got.Detail != "what to do" || got.Stage != "disk" || got.Remedy == "" {
+			t.Errorf("%s: %s %+v, want %d", kind, resp.Status, got, status)
+		}
+		if ct := resp.Header.Get("Content-Type"); ct != "application/problem+json" || strings.Contains(body, "secret") {
+			t.Errorf("%s: %s %s", kind, ct, body)
 		}
 	}
 }
@@ -164,8 +168,8 @@ func TestWorkspaceOfACallerWhoLeftIsDeleted(t *testing.T) {
 	cancel()
 	close(f.hold)
 	<-done
-	if list, _ := f.List(t.Context()); len(list) != 0 {
-		t.Errorf("left behind: %v", list)
+	if p, _ := f.List(t.Context(), dayfly.Query{}); len(p.Workspaces) != 0 {
+		t.Errorf("left behind: %v", p.Workspaces)
 	}
 }
 

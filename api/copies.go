@@ -75,7 +75,7 @@ func (s routes) ForkWorkspace(w http.ResponseWriter, r *http.Request, id Workspa
 			}
 			return nil
 		}
-		s.reply(w, r, http.StatusCreated, WorkspaceList{Workspaces: orEmpty(copies)})
+		s.reply(w, r, http.StatusCreated, dayfly.Page{Workspaces: orEmpty(copies)})
 		return nil
 	})
 }

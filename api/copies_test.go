@@ -74,20 +74,20 @@ func leave(t *testing.T, f *fake, path string) {
 func TestCopiesOfACallerWhoLeftAreDeleted(t *testing.T) {
 	t.Parallel()
 	f := newFake()
-	ws, err := f.Create(t.Context(), dayfly.Spec{Image: "base"})
+	ws, err := f.Create(t.Context(), dayfly.Spec{Image: "base"}, dayfly.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	leave(t, f, "/v1/workspaces/"+string(ws.ID)+"/fork")
-	if list, _ := f.List(t.Context()); len(list) != 1 || list[0].ID != ws.ID {
-		t.Errorf("left behind: %v", list)
+	if p, _ := f.List(t.Context(), dayfly.Query{}); len(p.Workspaces) != 1 || p.Workspaces[0].ID != ws.ID {
+		t.Errorf("left behind: %v", p.Workspaces)
 	}
 }
 
 func TestSnapshotOfACallerWhoLeftIsDeleted(t *testing.T) {
 	t.Parallel()
 	f := newFake()
-	ws, err := f.Create(t.Context(), dayfly.Spec{Image: "base"})
+	ws, err := f.Create(t.Context(), dayfly.Spec{Image: "base"}, dayfly.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,14 +6,19 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"strings"
+	"time"
 
 	"github.com/dayfly/dayfly"
 )
 
 // maxJSON bounds a JSON request body. A Spec with the largest environment
 // allowed is well below it, escapes included.
-const maxJSON = 1 << 20
+const maxJSON = 4 << 20
+
+// bodyTimeout bounds how long a caller takes to send one.
+const bodyTimeout = 30 * time.Second
 
 // readJSON decodes r's body into v, or returns an Invalid error that names what
 // is wrong with it.
@@ -22,6 +27,11 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 		// Also what keeps web pages out: a form cannot send this type.
 		return dayfly.Errorf(dayfly.Invalid, "content type is %q: send application/json", r.Header.Get("Content-Type"))
 	}
+	// While the body is read and no longer: a deadline that passes later would
+	// look as if the caller had left.
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
+	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJSON))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
@@ -48,6 +58,8 @@ func badJSON(err error) error {
 	switch {
 	case errors.As(err, &tooBig):
 		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return dayfly.Errorf(dayfly.Invalid, "request body: it did not come within %s", bodyTimeout)
 	case errors.Is(err, io.EOF):
 		return dayfly.Errorf(dayfly.Invalid, "request body is empty: send a JSON object")
 	case errors.As(err, &mistyped) && mistyped.Field != "":

@@ -2,71 +2,117 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
-	"sync"
+	"strconv"
 	"time"
 
 	"github.com/dayfly/dayfly"
 )
 
-// quietTime is the least time between two reports of the same step. Work may
-// report every block it copies; people and pipes need fewer.
-const quietTime = 100 * time.Millisecond
+var errNoEvents = lacking("events")
 
-// events is the reply to long work: lines of JSON, begun at the first of them.
-type events struct {
-	w  http.ResponseWriter
-	rc *http.ResponseController
-
-	mu    sync.Mutex
-	begun bool
-	last  map[string]dayfly.Progress // by step, what was sent
-	sent  map[string]time.Time
-}
-
-// work answers r with what do reports and, in the end, its event or error.
-func (s *Server) work(w http.ResponseWriter, r *http.Request, do func(context.Context, Report) (Event, error)) {
-	rc := http.NewResponseController(w)
-	// An upload is reported on while it is still being read. The error of a
-	// writer that cannot (a test's recorder) changes nothing.
-	_ = rc.EnableFullDuplex()
-	ev := &events{w: w, rc: rc, last: map[string]dayfly.Progress{}, sent: map[string]time.Time{}}
-	end, err := do(r.Context(), ev.progress)
-	if err != nil {
-		e := public(err)
-		if !ev.begun {
-			s.refuse(w, r, err)
-			return
+// ListEvents answers GET /v1/events.
+func (s routes) ListEvents(w http.ResponseWriter, r *http.Request, p ListEventsParams) {
+	s.try(w, r, s.o.Events != nil, errNoEvents, func() error {
+		q, err := s.eventQuery(r, p)
+		if err != nil {
+			return err
 		}
-		s.logRefusal(r, e, err)
-		end = Event{Error: e}
-	}
-	ev.mu.Lock()
-	defer ev.mu.Unlock()
-	ev.line(end)
+		if wantsEvents(r) {
+			s.stream(w, r, func(ctx context.Context, out *sse) error { return s.follow(ctx, q, out) })
+			return nil
+		}
+		list, err := s.o.Events.Events(r.Context(), q)
+		if err == nil {
+			s.reply(w, r, http.StatusOK, EventList{Events: orEmpty(list)})
+		}
+		return err
+	})
 }
 
-func (ev *events) progress(p dayfly.Progress) {
-	ev.mu.Lock()
-	defer ev.mu.Unlock()
-	last, seen := ev.last[p.Step]
-	complete := p.Total > 0 && p.Done >= p.Total && p != last
-	if now := time.Now(); !seen || complete || p != last && now.Sub(ev.sent[p.Step]) >= quietTime {
-		ev.last[p.Step], ev.sent[p.Step] = p, now
-		ev.line(Event{Progress: &p})
+func (s *Server) eventQuery(r *http.Request, p ListEventsParams) (q dayfly.EventQuery, err error) {
+	q = dayfly.EventQuery{Types: p.Type, After: p.After}
+	if q.Namespace, err = within(r.Context(), p.Namespace); err != nil {
+		return q, err
+	}
+	if q.Limit, err = limitOf(p.Limit); err != nil {
+		return q, err
+	}
+	if len(p.Type) > maxSelectors {
+		return q, dayfly.Errorf(dayfly.Invalid, "more than %d types are named", maxSelectors)
+	}
+	if err := checkTypes(p.Type); err != nil {
+		return q, err
+	}
+	if last := r.Header.Get("Last-Event-ID"); last != "" && wantsEvents(r) {
+		if q.After, err = strconv.ParseInt(last, 10, 64); err != nil {
+			return q, dayfly.Errorf(dayfly.Invalid, "Last-Event-ID is %q: send the id of an event", clip(last))
+		}
+	}
+	if q.After < 0 {
+		return q, dayfly.Errorf(dayfly.Invalid, "after is %d: use the seq of an event", q.After)
+	}
+	if p.Workspace == "" {
+		return q, nil
+	}
+	// The events of a workspace outlive it; those of others are not shown, as
+	// the query is bound to what the caller sees.
+	if q.Workspace, err = dayfly.ParseID(p.Workspace); err != nil {
+		q.Workspace, err = s.resolve(r, p.Workspace)
+	}
+	return q, err
+}
+
+// Pauses between looks for events that are not for this caller: AwaitEvent tells
+// of those as well.
+const (
+	minPause = 50 * time.Millisecond
+	maxPause = time.Second
+)
+
+// follow sends the events there are, and then those that come.
+func (s *Server) follow(ctx context.Context, q dayfly.EventQuery, out *sse) error {
+	var pause time.Duration
+	for first := true; ; first = false {
+		list, err := s.o.Events.Events(ctx, q)
+		if err != nil {
+			return err
+		}
+		if first {
+			err = out.begin()
+		}
+		for _, e := range list {
+			if err == nil {
+				err = out.send(event{e.Seq, string(e.Type), e})
+			}
+			q.After, pause = e.Seq, 0
+		}
+		if err != nil {
+			return err
+		}
+		if len(list) > 0 {
+			continue
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+		pause = min(max(minPause, 2*pause), maxPause)
+		if err := s.o.Events.AwaitEvent(ctx, q.After); err != nil {
+			return err
+		}
 	}
 }
 
-// line sends one event at once. A write that fails has ended the request's
-// context already.
-func (ev *events) line(e Event) {
-	if !ev.begun {
-		ev.begun = true
-		ev.w.Header().Set("Content-Type", "application/x-ndjson")
-		ev.w.Header().Set("X-Content-Type-Options", "nosniff")
-		ev.w.WriteHeader(http.StatusOK)
+func sleep(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		return ctx.Err()
 	}
-	_ = json.NewEncoder(ev.w).Encode(e)
-	_ = ev.rc.Flush()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

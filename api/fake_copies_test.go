@@ -54,7 +54,7 @@ func (f *fake) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Work
 	}
 	var list []dayfly.Workspace
 	for range count {
-		ws, err := f.Create(ctx, parent.Spec)
+		ws, err := f.Create(ctx, parent.Spec, dayfly.CreateOptions{})
 		if err != nil {
 			return nil, err
 		}

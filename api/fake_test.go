@@ -27,6 +27,8 @@ type fake struct {
 	guest    http.Handler
 	dial     func(context.Context) (net.Conn, error) // if set, instead of guest
 	imported []byte
+	options  dayfly.CreateOptions // of the last Create
+	query    dayfly.Query         // of the last List
 }
 
 func newFake() *fake { return &fake{of: map[dayfly.ID]dayfly.Workspace{}} }
@@ -37,7 +39,8 @@ var timeline = dayfly.Timeline{
 	{Name: "mount root", At: 20, Took: 5.25, Within: "guest"},
 }
 
-func (f *fake) Create(_ context.Context, spec dayfly.Spec) (dayfly.Workspace, error) {
+func (f *fake) Create(ctx context.Context, spec dayfly.Spec, o dayfly.CreateOptions) (dayfly.Workspace, error) {
+	f.options = o
 	if f.hold != nil {
 		f.created <- ""
 		<-f.hold
@@ -47,7 +50,7 @@ func (f *fake) Create(_ context.Context, spec dayfly.Spec) (dayfly.Workspace, er
 	}
 	ws := dayfly.Workspace{
 		ID: dayfly.NewID(), Name: spec.Name, State: dayfly.Running, Spec: spec, Image: dayfly.Image{Name: spec.Image},
-		StartKind: dayfly.Cold, Accel: dayfly.TCG, CreatedAt: time.Now(), Timeline: timeline,
+		StartKind: dayfly.Cold, Accel: dayfly.TCG, CreatedAt: time.Now(), Timeline: timeline, Namespace: dayfly.CallerOf(ctx).Home(),
 	}
 	f.mu.Lock()
 	f.of[ws.ID] = ws
@@ -85,16 +88,60 @@ func (f *fake) Start(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) 
 func (f *fake) Stop(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	return f.set(id, dayfly.Stopped)
 }
-func (f *fake) Get(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) { return f.set(id, "") }
 
-func (f *fake) List(context.Context) ([]dayfly.Workspace, error) {
+func (f *fake) Get(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	ws, err := f.set(id, "")
+	if err == nil && !dayfly.CallerOf(ctx).Sees(ws) {
+		err = dayfly.Errorf(dayfly.NotFound, "no workspace %s", id)
+	}
+	return ws, err
+}
+
+func (f *fake) List(ctx context.Context, q dayfly.Query) (dayfly.Page, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var list []dayfly.Workspace
+	f.query = q
+	var p dayfly.Page
 	for _, ws := range f.of {
-		list = append(list, ws)
+		if dayfly.CallerOf(ctx).Sees(ws) {
+			p.Workspaces = append(p.Workspaces, ws)
+		}
 	}
-	return list, nil
+	return p, nil
+}
+
+func (f *fake) Resolve(ctx context.Context, ref string) (dayfly.ID, error) {
+	p, _ := f.List(ctx, dayfly.Query{})
+	for _, ws := range p.Workspaces {
+		if string(ws.ID) == ref || ws.Name == ref || len(ref) >= 4 && strings.HasPrefix(string(ws.ID), ref) {
+			return ws.ID, nil
+		}
+	}
+	return "", dayfly.Errorf(dayfly.NotFound, "no workspace %s", ref)
+}
+
+func (f *fake) Restart(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	if _, err := f.Stop(ctx, id); err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return f.Start(ctx, id)
+}
+
+func (f *fake) Update(ctx context.Context, id dayfly.ID, u dayfly.Update) (dayfly.Workspace, error) {
+	ws, err := f.Get(ctx, id)
+	if u.Name != nil {
+		ws.Name = *u.Name
+	}
+	return ws, err
+}
+
+func (f *fake) KeepAlive(ctx context.Context, id dayfly.ID, timeout *int) (dayfly.Workspace, error) {
+	ws, err := f.Get(ctx, id)
+	if timeout != nil {
+		end := time.Unix(int64(*timeout), 0).UTC()
+		ws.ExpiresAt = &end
+	}
+	return ws, err
 }
 
 func (f *fake) Delete(_ context.Context, id dayfly.ID) error {

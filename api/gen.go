@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/dayfly/dayfly"
 	"github.com/oapi-codegen/runtime"
@@ -16,6 +17,20 @@ import (
 
 // Accel How guest instructions are executed; auto is kvm where a guest was proved to run on it.
 type Accel = dayfly.Accel
+
+// Action What becomes of a workspace by a rule; delete if none is named.
+type Action = dayfly.Action
+
+// Amounts defines model for Amounts.
+type Amounts = dayfly.Amounts
+
+// AuditEntry One change that somebody asked for.
+type AuditEntry = dayfly.AuditEntry
+
+// AuditList defines model for AuditList.
+type AuditList struct {
+	Entries []AuditEntry `json:"entries"`
+}
 
 // BuildImage defines model for BuildImage.
 type BuildImage struct {
@@ -26,33 +41,162 @@ type BuildImage struct {
 // Check defines model for Check.
 type Check = dayfly.Check
 
+// CreateKey defines model for CreateKey.
+type CreateKey struct {
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Name      string     `json:"name,omitempty"`
+
+	// Namespace What it is bound to; none: an admin's.
+	Namespace string `json:"namespace,omitempty"`
+}
+
 // CreateSnapshot defines model for CreateSnapshot.
 type CreateSnapshot struct {
 	// Name Unique on a host; no spaces, no slashes, and nothing that looks like an id.
 	Name string `json:"name,omitempty"`
 }
 
+// CreateToken defines model for CreateToken.
+type CreateToken struct {
+	LifeS *int `json:"life_s,omitempty"`
+}
+
+// CreateWebhook defines model for CreateWebhook.
+type CreateWebhook struct {
+	Active *bool `json:"active,omitempty"`
+
+	// Types None: all.
+	Types []EventType `json:"types,omitempty"`
+
+	// Url http:// or https://
+	Url string `json:"url"`
+}
+
+// Delivery One event on its way to one webhook.
+type Delivery = dayfly.Delivery
+
+// DeliveryList defines model for DeliveryList.
+type DeliveryList struct {
+	Deliveries []Delivery `json:"deliveries"`
+}
+
 // Error defines model for Error.
 type Error = dayfly.Error
 
-// ErrorReply defines model for ErrorReply.
-type ErrorReply struct {
-	Error Error `json:"error"`
+// Event Something that happened to a workspace. seq is unique and grows.
+type Event = dayfly.Event
+
+// EventList defines model for EventList.
+type EventList struct {
+	Events []Event `json:"events"`
 }
 
-// Event One line of long work; exactly one field is set, and all but progress end it.
-type Event struct {
-	Error *Error `json:"error,omitempty"`
+// EventType defines model for EventType.
+type EventType = dayfly.EventType
 
-	// Image An OCI image whose root file system is prepared on this host.
-	Image *Image `json:"image,omitempty"`
+// Exec A command to run; exactly one of command and shell.
+type Exec struct {
+	// Binary Answer with stdout_base64 and stderr_base64.
+	Binary bool `json:"binary,omitempty"`
 
-	// Images What an imported archive held.
-	Images []Image `json:"images,omitempty"`
+	// Command The program and its arguments.
+	Command []string `json:"command,omitempty"`
+	Cwd     string   `json:"cwd,omitempty"`
 
-	// Kernel A guest kernel that this host can boot.
-	Kernel   *Kernel   `json:"kernel,omitempty"`
-	Progress *Progress `json:"progress,omitempty"`
+	// Detach Answer once it runs; nobody hears of its output and end.
+	Detach bool              `json:"detach,omitempty"`
+	Env    map[string]string `json:"env,omitempty"`
+
+	// OpenStdin For a WebSocket: messages of channel 0 are its input.
+	OpenStdin bool `json:"open_stdin,omitempty"`
+
+	// Shell A line for /bin/sh -c.
+	Shell string        `json:"shell,omitempty"`
+	Size  *TerminalSize `json:"size,omitempty"`
+
+	// Stdin Text for its input, which ends after it. Not for a WebSocket.
+	Stdin *string `json:"stdin,omitempty"`
+
+	// StdinBase64 The same for bytes.
+	StdinBase64 []byte `json:"stdin_base64,omitempty"`
+
+	// TimeoutS It is killed after so many seconds; 0: never.
+	TimeoutS int `json:"timeout_s,omitempty"`
+
+	// Tty It gets a terminal; all output is stdout.
+	Tty bool `json:"tty,omitempty"`
+
+	// User name or uid.
+	User string `json:"user,omitempty"`
+}
+
+// ExecControl A text message to a command over a WebSocket.
+type ExecControl struct {
+	// Signal Such as TERM, SIGTERM or 15.
+	Signal string        `json:"signal,omitempty"`
+	Size   *TerminalSize `json:"size,omitempty"`
+	Type   string        `json:"type"`
+}
+
+// ExecEvent A text message of a command over a WebSocket. The last is exit or error.
+type ExecEvent struct {
+	ExitCode *int `json:"exit_code,omitempty"`
+	Pid      int  `json:"pid,omitempty"`
+
+	// Problem Why a request was refused (RFC 9457).
+	Problem  *Problem `json:"problem,omitempty"`
+	Signal   int      `json:"signal,omitempty"`
+	TimedOut bool     `json:"timed_out,omitempty"`
+	Type     string   `json:"type"`
+}
+
+// ExecResult How a command ended. A detached one has a pid only.
+type ExecResult struct {
+	// ExitCode Its exit code, or 128 and the signal's number.
+	ExitCode *int `json:"exit_code,omitempty"`
+	Pid      int  `json:"pid"`
+
+	// Signal The number of the signal that ended it.
+	Signal       int    `json:"signal,omitempty"`
+	Stderr       string `json:"stderr,omitempty"`
+	StderrBase64 []byte `json:"stderr_base64,omitempty"`
+
+	// Stdout Bytes that are no UTF-8 are U+FFFD.
+	Stdout       string `json:"stdout,omitempty"`
+	StdoutBase64 []byte `json:"stdout_base64,omitempty"`
+
+	// TimedOut timeout_s was over and it was killed.
+	TimedOut bool `json:"timed_out,omitempty"`
+
+	// Truncated Something of stdout or stderr was dropped.
+	Truncated bool `json:"truncated,omitempty"`
+}
+
+// Exit How a command ended.
+type Exit = dayfly.Exit
+
+// FileInfo A file, directory or symbolic link. Of a link, type and mode are those of
+// what it leads to and the rest is its own.
+type FileInfo struct {
+	Group     string `json:"group,omitempty"`
+	IsSymlink bool   `json:"is_symlink,omitempty"`
+
+	// Mode Permission bits.
+	Mode          int       `json:"mode"`
+	ModifiedAt    time.Time `json:"modified_at"`
+	Name          string    `json:"name"`
+	Owner         string    `json:"owner,omitempty"`
+	Path          string    `json:"path"`
+	Size          int64     `json:"size"`
+	SymlinkTarget string    `json:"symlink_target,omitempty"`
+
+	// Type A symlink is one that leads nowhere.
+	Type string `json:"type"`
+}
+
+// FileList defines model for FileList.
+type FileList struct {
+	Entries []FileInfo `json:"entries"`
 }
 
 // ForkWorkspace defines model for ForkWorkspace.
@@ -65,6 +209,10 @@ type Host struct {
 	Checks []Check `json:"checks"`
 }
 
+// Idle What to do with a workspace that nobody uses: no call to its in-guest API
+// is under way, and none, nor a keep-alive, was for so many seconds. 0 is never.
+type Idle = dayfly.Idle
+
 // Image An OCI image whose root file system is prepared on this host.
 type Image = dayfly.Image
 
@@ -76,12 +224,84 @@ type ImageList struct {
 	Images []Image `json:"images"`
 }
 
+// KeepAlive defines model for KeepAlive.
+type KeepAlive struct {
+	// TimeoutS From now; 0: never.
+	TimeoutS *int `json:"timeout_s,omitempty"`
+}
+
 // Kernel A guest kernel that this host can boot.
 type Kernel = dayfly.Kernel
 
 // KernelList defines model for KernelList.
 type KernelList struct {
 	Kernels []Kernel `json:"kernels"`
+}
+
+// Key An API key, without its secret.
+type Key = dayfly.Key
+
+// KeyList defines model for KeyList.
+type KeyList struct {
+	Keys []Key `json:"keys"`
+}
+
+// Limits Bounds on what a namespace holds. None, or 0, is no limit.
+type Limits = dayfly.Limits
+
+// Metrics What a workspace uses at a moment.
+type Metrics = dayfly.Metrics
+
+// Namespace defines model for Namespace.
+type Namespace = dayfly.Namespace
+
+// NamespaceList defines model for NamespaceList.
+type NamespaceList struct {
+	Namespaces []Namespace `json:"namespaces"`
+}
+
+// NewKey defines model for NewKey.
+type NewKey struct {
+	// Key An API key, without its secret.
+	Key Key `json:"key"`
+
+	// Secret What callers send.
+	Secret string `json:"secret"`
+}
+
+// Problem Why a request was refused (RFC 9457).
+type Problem struct {
+	// Detail What was being done, why not, and what to do next.
+	Detail string `json:"detail"`
+
+	// Instance Id of the request.
+	Instance string      `json:"instance,omitempty"`
+	Kind     dayfly.Kind `json:"kind"`
+
+	// Remedy What callers can do about errors of this kind.
+	Remedy string `json:"remedy,omitempty"`
+
+	// Stage The startup row at which it happened.
+	Stage  string `json:"stage,omitempty"`
+	Status int    `json:"status"`
+
+	// Title What the kind means.
+	Title string `json:"title"`
+
+	// Type urn:dayfly:KIND
+	Type string `json:"type"`
+}
+
+// Process defines model for Process.
+type Process struct {
+	Command []string `json:"command"`
+	Cwd     string   `json:"cwd,omitempty"`
+	Pid     int      `json:"pid"`
+}
+
+// ProcessList defines model for ProcessList.
+type ProcessList struct {
+	Processes []Process `json:"processes"`
 }
 
 // Progress defines model for Progress.
@@ -96,10 +316,37 @@ type PullImage struct {
 	Reference string `json:"reference"`
 }
 
+// Quota defines model for Quota.
+type Quota = dayfly.Quota
+
+// ReadyCheck A command run once a second until it exits with 0; the workspace is ready then.
+type ReadyCheck = dayfly.ReadyCheck
+
+// Restart What to do when the main command, or the machine, ends by itself. The pause
+// before the n-th restart in a row is 2^(n-1) seconds, at most a minute.
+type Restart = dayfly.Restart
+
 // RollbackWorkspace defines model for RollbackWorkspace.
 type RollbackWorkspace struct {
 	// Snapshot Id or name of a snapshot of this workspace.
 	Snapshot string `json:"snapshot"`
+}
+
+// SetNamespace defines model for SetNamespace.
+type SetNamespace struct {
+	// Limits Bounds on what a namespace holds. None, or 0, is no limit.
+	Limits   Limits            `json:"limits,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+
+	// Name To make one; else as in the path, or left out.
+	Name      string `json:"name,omitempty"`
+	Suspended bool   `json:"suspended,omitempty"`
+}
+
+// SignalProcess defines model for SignalProcess.
+type SignalProcess struct {
+	// Signal Such as TERM, SIGTERM or 15.
+	Signal string `json:"signal"`
 }
 
 // Snapshot A workspace at one instant, kept to start others from. It outlives the workspace.
@@ -119,6 +366,25 @@ type Stage = dayfly.Stage
 // State defines model for State.
 type State = dayfly.State
 
+// TerminalSize defines model for TerminalSize.
+type TerminalSize struct {
+	Cols int `json:"cols"`
+	Rows int `json:"rows"`
+}
+
+// Token A short-lived right to use one workspace.
+type Token = dayfly.Token
+
+// Update A change of a workspace. What is not there stays as it is.
+type Update = dayfly.Update
+
+// UpdateWebhook defines model for UpdateWebhook.
+type UpdateWebhook struct {
+	Active *bool        `json:"active,omitempty"`
+	Types  *[]EventType `json:"types,omitempty"`
+	Url    *string      `json:"url,omitempty"`
+}
+
 // Usage What one kind of thing takes on the host's disk.
 type Usage = dayfly.Usage
 
@@ -132,25 +398,106 @@ type Version struct {
 	Version string `json:"version"`
 }
 
+// Webhook A URL that events are sent to.
+type Webhook = dayfly.Webhook
+
+// WebhookList defines model for WebhookList.
+type WebhookList struct {
+	Webhooks []Webhook `json:"webhooks"`
+}
+
+// WorkLine One line of long work; exactly one field is set, and all but progress end it.
+type WorkLine struct {
+	Error *Error `json:"error,omitempty"`
+
+	// Image An OCI image whose root file system is prepared on this host.
+	Image *Image `json:"image,omitempty"`
+
+	// Images What an imported archive held.
+	Images []Image `json:"images,omitempty"`
+
+	// Kernel A guest kernel that this host can boot.
+	Kernel   *Kernel   `json:"kernel,omitempty"`
+	Progress *Progress `json:"progress,omitempty"`
+}
+
 // Workspace One disposable machine.
 type Workspace = dayfly.Workspace
 
-// WorkspaceList defines model for WorkspaceList.
-type WorkspaceList struct {
-	Workspaces []Workspace `json:"workspaces"`
-}
+// WorkspaceList A page of workspaces.
+type WorkspaceList = dayfly.Page
+
+// FilePath defines model for FilePath.
+type FilePath = string
+
+// FileUser defines model for FileUser.
+type FileUser = string
+
+// ImageName defines model for ImageName.
+type ImageName = string
+
+// InNamespace defines model for InNamespace.
+type InNamespace = string
+
+// KeyID defines model for KeyID.
+type KeyID = string
+
+// Limit defines model for Limit.
+type Limit = int
+
+// NamespaceName defines model for NamespaceName.
+type NamespaceName = string
+
+// PID defines model for PID.
+type PID = int
 
 // Platform defines model for Platform.
 type Platform = string
 
+// SnapshotRef defines model for SnapshotRef.
+type SnapshotRef = string
+
+// WebhookID defines model for WebhookID.
+type WebhookID = string
+
 // WorkspaceID defines model for WorkspaceID.
 type WorkspaceID = string
 
-// Refused defines model for Refused.
-type Refused = ErrorReply
+// Refused Why a request was refused (RFC 9457).
+type Refused = Problem
 
 // Started One disposable machine.
 type Started = Workspace
+
+// ListAuditParams defines parameters for ListAudit.
+type ListAuditParams struct {
+	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
+	Namespace InNamespace `form:"namespace,omitempty" json:"namespace,omitempty"`
+
+	// Before Only those with a smaller seq.
+	Before int64 `form:"before,omitempty" json:"before,omitempty"`
+
+	// Limit The size of a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListEventsParams defines parameters for ListEvents.
+type ListEventsParams struct {
+	// After Only those with a larger seq.
+	After int64 `form:"after,omitempty" json:"after,omitempty"`
+
+	// Workspace Only those of this workspace; an id also after it is gone.
+	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
+
+	// Type Only those of these types.
+	Type []EventType `form:"type,omitempty" json:"type,omitempty"`
+
+	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
+	Namespace InNamespace `form:"namespace,omitempty" json:"namespace,omitempty"`
+
+	// Limit The size of a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
 
 // ImportImageParams defines parameters for ImportImage.
 type ImportImageParams struct {
@@ -161,10 +508,118 @@ type ImportImageParams struct {
 	Platform Platform `form:"platform,omitempty" json:"platform,omitempty"`
 }
 
+// GetQuotaParams defines parameters for GetQuota.
+type GetQuotaParams struct {
+	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
+	Namespace InNamespace `form:"namespace,omitempty" json:"namespace,omitempty"`
+}
+
 // ListSnapshotsParams defines parameters for ListSnapshots.
 type ListSnapshotsParams struct {
-	// Workspace Only those taken of this workspace, which may be deleted by now.
+	// Workspace Only those taken of this workspace, an id, which may be deleted by now.
 	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
+}
+
+// ListWorkspacesParams defines parameters for ListWorkspaces.
+type ListWorkspacesParams struct {
+	// State Only those in one of these states.
+	State []dayfly.State `form:"state,omitempty" json:"state,omitempty"`
+
+	// Name Only those of exactly this name.
+	Name string `form:"name,omitempty" json:"name,omitempty"`
+
+	// Image Only those made from this image, as in the Spec.
+	Image string `form:"image,omitempty" json:"image,omitempty"`
+
+	// Metadata Only those with all of these, each key=value.
+	Metadata []string `form:"metadata,omitempty" json:"metadata,omitempty"`
+
+	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
+	Namespace InNamespace `form:"namespace,omitempty" json:"namespace,omitempty"`
+
+	// Order How the list is sorted.
+	Order dayfly.Order `form:"order,omitempty" json:"order,omitempty"`
+
+	// Cursor The next of the page before.
+	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit The size of a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateWorkspaceParams defines parameters for CreateWorkspace.
+type CreateWorkspaceParams struct {
+	// Wait What to wait for.
+	Wait dayfly.Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// IdempotencyKey 1 to 255 printable ASCII characters.
+	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+}
+
+// RemoveFileParams defines parameters for RemoveFile.
+type RemoveFileParams struct {
+	// Path Absolute, or from the default directory; ~ is the user's home.
+	Path FilePath `form:"path" json:"path"`
+
+	// User Whom to act for; default: the workspace's.
+	User FileUser `form:"user,omitempty" json:"user,omitempty"`
+}
+
+// GetFileParams defines parameters for GetFile.
+type GetFileParams struct {
+	// Stat Say what there is instead.
+	Stat bool `form:"stat,omitempty" json:"stat,omitempty"`
+
+	// List List a directory instead.
+	List bool `form:"list,omitempty" json:"list,omitempty"`
+
+	// Depth Levels to list.
+	Depth *int `form:"depth,omitempty" json:"depth,omitempty"`
+
+	// Path Absolute, or from the default directory; ~ is the user's home.
+	Path FilePath `form:"path" json:"path"`
+
+	// User Whom to act for; default: the workspace's.
+	User FileUser `form:"user,omitempty" json:"user,omitempty"`
+}
+
+// MakeDirParams defines parameters for MakeDir.
+type MakeDirParams struct {
+	// Mkdir Must be set; there is nothing else to make this way.
+	Mkdir bool `form:"mkdir" json:"mkdir"`
+
+	// Path Absolute, or from the default directory; ~ is the user's home.
+	Path FilePath `form:"path" json:"path"`
+
+	// User Whom to act for; default: the workspace's.
+	User FileUser `form:"user,omitempty" json:"user,omitempty"`
+}
+
+// PutFileParams defines parameters for PutFile.
+type PutFileParams struct {
+	// Path Absolute, or from the default directory; ~ is the user's home.
+	Path FilePath `form:"path" json:"path"`
+
+	// User Whom to act for; default: the workspace's.
+	User FileUser `form:"user,omitempty" json:"user,omitempty"`
+}
+
+// GetLogsParams defines parameters for GetLogs.
+type GetLogsParams struct {
+	// Source The guest's console, or the output of the main command.
+	Source dayfly.LogSource `form:"source,omitempty" json:"source,omitempty"`
+
+	// Tail Lines from the end; 0 is all that is kept.
+	Tail int `form:"tail,omitempty" json:"tail,omitempty"`
+
+	// Follow Go on with what comes, until the workspace is gone.
+	Follow bool `form:"follow,omitempty" json:"follow,omitempty"`
+}
+
+// GetMetricsParams defines parameters for GetMetrics.
+type GetMetricsParams struct {
+	// Interval Of a stream, in seconds.
+	Interval *int `form:"interval,omitempty" json:"interval,omitempty"`
 }
 
 // BuildImageJSONRequestBody defines body for BuildImage for application/json ContentType.
@@ -173,11 +628,38 @@ type BuildImageJSONRequestBody = BuildImage
 // PullImageJSONRequestBody defines body for PullImage for application/json ContentType.
 type PullImageJSONRequestBody = PullImage
 
+// CreateKeyJSONRequestBody defines body for CreateKey for application/json ContentType.
+type CreateKeyJSONRequestBody = CreateKey
+
+// CreateNamespaceJSONRequestBody defines body for CreateNamespace for application/json ContentType.
+type CreateNamespaceJSONRequestBody = SetNamespace
+
+// UpdateNamespaceJSONRequestBody defines body for UpdateNamespace for application/json ContentType.
+type UpdateNamespaceJSONRequestBody = SetNamespace
+
+// CreateWebhookJSONRequestBody defines body for CreateWebhook for application/json ContentType.
+type CreateWebhookJSONRequestBody = CreateWebhook
+
+// UpdateWebhookJSONRequestBody defines body for UpdateWebhook for application/json ContentType.
+type UpdateWebhookJSONRequestBody = UpdateWebhook
+
 // CreateWorkspaceJSONRequestBody defines body for CreateWorkspace for application/json ContentType.
 type CreateWorkspaceJSONRequestBody = Spec
 
+// UpdateWorkspaceJSONRequestBody defines body for UpdateWorkspace for application/json ContentType.
+type UpdateWorkspaceJSONRequestBody = Update
+
+// ExecJSONRequestBody defines body for Exec for application/json ContentType.
+type ExecJSONRequestBody = Exec
+
 // ForkWorkspaceJSONRequestBody defines body for ForkWorkspace for application/json ContentType.
 type ForkWorkspaceJSONRequestBody = ForkWorkspace
+
+// KeepAliveWorkspaceJSONRequestBody defines body for KeepAliveWorkspace for application/json ContentType.
+type KeepAliveWorkspaceJSONRequestBody = KeepAlive
+
+// SignalProcessJSONRequestBody defines body for SignalProcess for application/json ContentType.
+type SignalProcessJSONRequestBody = SignalProcess
 
 // RollbackWorkspaceJSONRequestBody defines body for RollbackWorkspace for application/json ContentType.
 type RollbackWorkspaceJSONRequestBody = RollbackWorkspace
@@ -185,77 +667,179 @@ type RollbackWorkspaceJSONRequestBody = RollbackWorkspace
 // CreateSnapshotJSONRequestBody defines body for CreateSnapshot for application/json ContentType.
 type CreateSnapshotJSONRequestBody = CreateSnapshot
 
+// CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
+type CreateTokenJSONRequestBody = CreateToken
+
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// Healthz 204 as long as the server answers.
+	// GetDocs This definition as a page. No key is needed.
+	// (GET /docs)
+	GetDocs(w http.ResponseWriter, r *http.Request)
+	// Healthz 204 as long as the server answers. No key is needed.
 	// (GET /healthz)
 	Healthz(w http.ResponseWriter, r *http.Request)
-	// GetHost What this host can do, proved by trying. May take seconds.
+	// Readyz Whether workspaces can be placed. No key is needed.
+	// (GET /readyz)
+	Readyz(w http.ResponseWriter, r *http.Request)
+	// ListAudit Who changed what, newest first. For admins.
+	// (GET /v1/audit)
+	ListAudit(w http.ResponseWriter, r *http.Request, params ListAuditParams)
+	// ListEvents What happened, oldest first.
+	// (GET /v1/events)
+	ListEvents(w http.ResponseWriter, r *http.Request, params ListEventsParams)
+	// GetHost What this host can do, proved by trying. May take seconds. For admins.
 	// (GET /v1/host)
 	GetHost(w http.ResponseWriter, r *http.Request)
 	// ListImages All images prepared on this host.
 	// (GET /v1/images)
 	ListImages(w http.ResponseWriter, r *http.Request)
-	// BuildImage Build an image from one of the recipes that come with Dayfly.
+	// BuildImage Build an image from one of the recipes that come with Dayfly. For admins.
 	// (POST /v1/images/build)
 	BuildImage(w http.ResponseWriter, r *http.Request)
-	// ImportImage Prepare the images of a docker save or OCI archive, sent as the body.
+	// ImportImage Prepare the images of a docker save or OCI archive, sent as the body. For admins.
 	// (POST /v1/images/import)
 	ImportImage(w http.ResponseWriter, r *http.Request, params ImportImageParams)
-	// PullImage Pull an image from a registry and prepare it.
+	// PullImage Pull an image from a registry and prepare it. For admins.
 	// (POST /v1/images/pull)
 	PullImage(w http.ResponseWriter, r *http.Request)
-	// RemoveImage Remove a name, and the file system once no name or workspace needs it.
+	// RemoveImage Remove a name, and the file system once no name or workspace needs it. For admins.
 	// (DELETE /v1/images/{name})
-	RemoveImage(w http.ResponseWriter, r *http.Request, name string)
+	RemoveImage(w http.ResponseWriter, r *http.Request, name ImageName)
 	// GetImage One image with its configuration.
 	// (GET /v1/images/{name})
-	GetImage(w http.ResponseWriter, r *http.Request, name string)
+	GetImage(w http.ResponseWriter, r *http.Request, name ImageName)
 	// ListKernels The guest kernels this host can boot.
 	// (GET /v1/kernels)
 	ListKernels(w http.ResponseWriter, r *http.Request)
-	// BuildKernel Compile the tuned kernel. Takes minutes.
+	// BuildKernel Compile the tuned kernel. Takes minutes. For admins.
 	// (POST /v1/kernels/build)
 	BuildKernel(w http.ResponseWriter, r *http.Request)
-	// ImportKernel Take the kernel and its modules from a Debian package, sent as the body.
+	// ImportKernel Take the kernel and its modules from a Debian package, sent as the body. For admins.
 	// (POST /v1/kernels/import)
 	ImportKernel(w http.ResponseWriter, r *http.Request)
-	// ListSnapshots The snapshots of this host, newest first.
+	// ListKeys The API keys, newest first, without their secrets.
+	// (GET /v1/keys)
+	ListKeys(w http.ResponseWriter, r *http.Request)
+	// CreateKey Make an API key. For admins.
+	// (POST /v1/keys)
+	CreateKey(w http.ResponseWriter, r *http.Request)
+	// RevokeKey Revoke a key, at once. For admins.
+	// (DELETE /v1/keys/{key})
+	RevokeKey(w http.ResponseWriter, r *http.Request, key KeyID)
+	// ListNamespaces The namespaces, by name. For admins.
+	// (GET /v1/namespaces)
+	ListNamespaces(w http.ResponseWriter, r *http.Request)
+	// CreateNamespace Make a namespace. For admins.
+	// (POST /v1/namespaces)
+	CreateNamespace(w http.ResponseWriter, r *http.Request)
+	// DeleteNamespace Delete an empty namespace, its keys and webhooks. For admins.
+	// (DELETE /v1/namespaces/{namespace})
+	DeleteNamespace(w http.ResponseWriter, r *http.Request, namespace NamespaceName)
+	// GetNamespace One namespace. For admins.
+	// (GET /v1/namespaces/{namespace})
+	GetNamespace(w http.ResponseWriter, r *http.Request, namespace NamespaceName)
+	// UpdateNamespace Set all of a namespace. For admins.
+	// (PUT /v1/namespaces/{namespace})
+	UpdateNamespace(w http.ResponseWriter, r *http.Request, namespace NamespaceName)
+	// GetOpenAPI This definition. No key is needed.
+	// (GET /v1/openapi.json)
+	GetOpenAPI(w http.ResponseWriter, r *http.Request)
+	// GetQuota What a namespace may hold and does.
+	// (GET /v1/quota)
+	GetQuota(w http.ResponseWriter, r *http.Request, params GetQuotaParams)
+	// ListSnapshots The snapshots, newest first.
 	// (GET /v1/snapshots)
 	ListSnapshots(w http.ResponseWriter, r *http.Request, params ListSnapshotsParams)
 	// DeleteSnapshot Forget a snapshot. What was started from it goes on.
 	// (DELETE /v1/snapshots/{ref})
-	DeleteSnapshot(w http.ResponseWriter, r *http.Request, ref string)
+	DeleteSnapshot(w http.ResponseWriter, r *http.Request, ref SnapshotRef)
 	// GetSnapshot One snapshot.
 	// (GET /v1/snapshots/{ref})
-	GetSnapshot(w http.ResponseWriter, r *http.Request, ref string)
-	// Prune Remove what can be made again.
+	GetSnapshot(w http.ResponseWriter, r *http.Request, ref SnapshotRef)
+	// Prune Remove what can be made again. For admins.
 	// (POST /v1/system/prune)
 	Prune(w http.ResponseWriter, r *http.Request)
-	// GetUsage What there is on the host's disk, by kind.
+	// GetUsage What there is on the host's disk, by kind. For admins.
 	// (GET /v1/system/usage)
 	GetUsage(w http.ResponseWriter, r *http.Request)
 	// GetVersion The release this server was built from.
 	// (GET /v1/version)
 	GetVersion(w http.ResponseWriter, r *http.Request)
-	// ListWorkspaces All workspaces of this host, newest first.
+	// ListWebhooks The webhooks, without their secrets.
+	// (GET /v1/webhooks)
+	ListWebhooks(w http.ResponseWriter, r *http.Request)
+	// CreateWebhook Have events sent to a URL.
+	// (POST /v1/webhooks)
+	CreateWebhook(w http.ResponseWriter, r *http.Request)
+	// DeleteWebhook Delete a webhook. What was not delivered is not.
+	// (DELETE /v1/webhooks/{webhook})
+	DeleteWebhook(w http.ResponseWriter, r *http.Request, webhook WebhookID)
+	// GetWebhook One webhook, without its secret.
+	// (GET /v1/webhooks/{webhook})
+	GetWebhook(w http.ResponseWriter, r *http.Request, webhook WebhookID)
+	// UpdateWebhook Change a webhook. Fields that are not there stay as they are.
+	// (PATCH /v1/webhooks/{webhook})
+	UpdateWebhook(w http.ResponseWriter, r *http.Request, webhook WebhookID)
+	// ListDeliveries The latest deliveries of a webhook, newest first.
+	// (GET /v1/webhooks/{webhook}/deliveries)
+	ListDeliveries(w http.ResponseWriter, r *http.Request, webhook WebhookID)
+	// ListWorkspaces A page of workspaces.
 	// (GET /v1/workspaces)
-	ListWorkspaces(w http.ResponseWriter, r *http.Request)
+	ListWorkspaces(w http.ResponseWriter, r *http.Request, params ListWorkspacesParams)
 	// CreateWorkspace Make a workspace and start it.
 	// (POST /v1/workspaces)
-	CreateWorkspace(w http.ResponseWriter, r *http.Request)
+	CreateWorkspace(w http.ResponseWriter, r *http.Request, params CreateWorkspaceParams)
 	// DeleteWorkspace Delete a workspace in any state, with its key and its disk.
 	// (DELETE /v1/workspaces/{id})
 	DeleteWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
 	// GetWorkspace One workspace.
 	// (GET /v1/workspaces/{id})
 	GetWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// UpdateWorkspace Change a workspace's name, metadata, rules or resources.
+	// (PATCH /v1/workspaces/{id})
+	UpdateWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// ConnectExec Run a command over a WebSocket.
+	// (GET /v1/workspaces/{id}/exec)
+	ConnectExec(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// Exec Run a command.
+	// (POST /v1/workspaces/{id}/exec)
+	Exec(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// RemoveFile Remove a file, or a directory with all that is in it.
+	// (DELETE /v1/workspaces/{id}/files)
+	RemoveFile(w http.ResponseWriter, r *http.Request, id WorkspaceID, params RemoveFileParams)
+	// GetFile Read a file, or say what is there.
+	// (GET /v1/workspaces/{id}/files)
+	GetFile(w http.ResponseWriter, r *http.Request, id WorkspaceID, params GetFileParams)
+	// MakeDir Make a directory, and those above it.
+	// (POST /v1/workspaces/{id}/files)
+	MakeDir(w http.ResponseWriter, r *http.Request, id WorkspaceID, params MakeDirParams)
+	// PutFile Write a file, sent as the body.
+	// (PUT /v1/workspaces/{id}/files)
+	PutFile(w http.ResponseWriter, r *http.Request, id WorkspaceID, params PutFileParams)
 	// ForkWorkspace Make running copies of a running workspace, which goes on.
 	// (POST /v1/workspaces/{id}/fork)
 	ForkWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// KeepAliveWorkspace Count as a use of the workspace, and move its end.
+	// (POST /v1/workspaces/{id}/keepalive)
+	KeepAliveWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// GetLogs The log of a workspace.
+	// (GET /v1/workspaces/{id}/logs)
+	GetLogs(w http.ResponseWriter, r *http.Request, id WorkspaceID, params GetLogsParams)
+	// GetMetrics What a workspace uses.
+	// (GET /v1/workspaces/{id}/metrics)
+	GetMetrics(w http.ResponseWriter, r *http.Request, id WorkspaceID, params GetMetricsParams)
 	// PauseWorkspace Save a running workspace, memory and disk, and end its machine.
 	// (POST /v1/workspaces/{id}/pause)
 	PauseWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// ListProcesses The processes that were started through the API and still run.
+	// (GET /v1/workspaces/{id}/processes)
+	ListProcesses(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// SignalProcess Signal a process and its group.
+	// (POST /v1/workspaces/{id}/processes/{pid}/signal)
+	SignalProcess(w http.ResponseWriter, r *http.Request, id WorkspaceID, pid PID)
+	// RestartWorkspace Stop a workspace and start it from its disk.
+	// (POST /v1/workspaces/{id}/restart)
+	RestartWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
 	// ResumeWorkspace Let a paused workspace go on where it was.
 	// (POST /v1/workspaces/{id}/resume)
 	ResumeWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
@@ -271,6 +855,9 @@ type ServerInterface interface {
 	// StopWorkspace Stop a workspace; its disk and key are kept.
 	// (POST /v1/workspaces/{id}/stop)
 	StopWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	// CreateToken Make a short-lived token for this workspace alone.
+	// (POST /v1/workspaces/{id}/token)
+	CreateToken(w http.ResponseWriter, r *http.Request, id WorkspaceID)
 }
 
 // ServerInterfaceWrapper converts contexts to parameters.
@@ -282,11 +869,183 @@ type ServerInterfaceWrapper struct {
 
 type MiddlewareFunc func(http.Handler) http.Handler
 
+// GetDocs operation middleware
+func (siw *ServerInterfaceWrapper) GetDocs(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetDocs(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // Healthz operation middleware
 func (siw *ServerInterfaceWrapper) Healthz(w http.ResponseWriter, r *http.Request) {
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Healthz(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Readyz operation middleware
+func (siw *ServerInterfaceWrapper) Readyz(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Readyz(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListAudit operation middleware
+func (siw *ServerInterfaceWrapper) ListAudit(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAuditParams
+
+	// ------------- Optional query parameter "namespace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "namespace", r.URL.Query(), &params.Namespace, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "namespace"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "namespace", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "before" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "before", r.URL.Query(), &params.Before, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "before"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "before", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListAudit(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListEvents operation middleware
+func (siw *ServerInterfaceWrapper) ListEvents(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListEventsParams
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "workspace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "workspace", r.URL.Query(), &params.Workspace, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "workspace"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "workspace", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "type" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "type", r.URL.Query(), &params.Type, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "type"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "type", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "namespace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "namespace", r.URL.Query(), &params.Namespace, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "namespace"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "namespace", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListEvents(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -405,7 +1164,7 @@ func (siw *ServerInterfaceWrapper) RemoveImage(w http.ResponseWriter, r *http.Re
 	_ = err
 
 	// ------------- Path parameter "name" -------------
-	var name string
+	var name ImageName
 
 	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -431,7 +1190,7 @@ func (siw *ServerInterfaceWrapper) GetImage(w http.ResponseWriter, r *http.Reque
 	_ = err
 
 	// ------------- Path parameter "name" -------------
-	var name string
+	var name ImageName
 
 	err = runtime.BindStyledParameterWithOptions("simple", "name", r.PathValue("name"), &name, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -492,6 +1251,213 @@ func (siw *ServerInterfaceWrapper) ImportKernel(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// ListKeys operation middleware
+func (siw *ServerInterfaceWrapper) ListKeys(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListKeys(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateKey operation middleware
+func (siw *ServerInterfaceWrapper) CreateKey(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateKey(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RevokeKey operation middleware
+func (siw *ServerInterfaceWrapper) RevokeKey(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "key" -------------
+	var key KeyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "key", r.PathValue("key"), &key, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "key", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RevokeKey(w, r, key)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListNamespaces operation middleware
+func (siw *ServerInterfaceWrapper) ListNamespaces(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListNamespaces(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateNamespace operation middleware
+func (siw *ServerInterfaceWrapper) CreateNamespace(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateNamespace(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteNamespace operation middleware
+func (siw *ServerInterfaceWrapper) DeleteNamespace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "namespace" -------------
+	var namespace NamespaceName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "namespace", r.PathValue("namespace"), &namespace, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "namespace", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteNamespace(w, r, namespace)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetNamespace operation middleware
+func (siw *ServerInterfaceWrapper) GetNamespace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "namespace" -------------
+	var namespace NamespaceName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "namespace", r.PathValue("namespace"), &namespace, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "namespace", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetNamespace(w, r, namespace)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateNamespace operation middleware
+func (siw *ServerInterfaceWrapper) UpdateNamespace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "namespace" -------------
+	var namespace NamespaceName
+
+	err = runtime.BindStyledParameterWithOptions("simple", "namespace", r.PathValue("namespace"), &namespace, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "namespace", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateNamespace(w, r, namespace)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetOpenAPI operation middleware
+func (siw *ServerInterfaceWrapper) GetOpenAPI(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetOpenAPI(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetQuota operation middleware
+func (siw *ServerInterfaceWrapper) GetQuota(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetQuotaParams
+
+	// ------------- Optional query parameter "namespace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "namespace", r.URL.Query(), &params.Namespace, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "namespace"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "namespace", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetQuota(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListSnapshots operation middleware
 func (siw *ServerInterfaceWrapper) ListSnapshots(w http.ResponseWriter, r *http.Request) {
 
@@ -532,7 +1498,7 @@ func (siw *ServerInterfaceWrapper) DeleteSnapshot(w http.ResponseWriter, r *http
 	_ = err
 
 	// ------------- Path parameter "ref" -------------
-	var ref string
+	var ref SnapshotRef
 
 	err = runtime.BindStyledParameterWithOptions("simple", "ref", r.PathValue("ref"), &ref, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -558,7 +1524,7 @@ func (siw *ServerInterfaceWrapper) GetSnapshot(w http.ResponseWriter, r *http.Re
 	_ = err
 
 	// ------------- Path parameter "ref" -------------
-	var ref string
+	var ref SnapshotRef
 
 	err = runtime.BindStyledParameterWithOptions("simple", "ref", r.PathValue("ref"), &ref, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
 	if err != nil {
@@ -619,11 +1585,253 @@ func (siw *ServerInterfaceWrapper) GetVersion(w http.ResponseWriter, r *http.Req
 	handler.ServeHTTP(w, r)
 }
 
+// ListWebhooks operation middleware
+func (siw *ServerInterfaceWrapper) ListWebhooks(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListWebhooks(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateWebhook operation middleware
+func (siw *ServerInterfaceWrapper) CreateWebhook(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateWebhook(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteWebhook operation middleware
+func (siw *ServerInterfaceWrapper) DeleteWebhook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "webhook" -------------
+	var webhook WebhookID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhook", r.PathValue("webhook"), &webhook, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "webhook", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteWebhook(w, r, webhook)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetWebhook operation middleware
+func (siw *ServerInterfaceWrapper) GetWebhook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "webhook" -------------
+	var webhook WebhookID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhook", r.PathValue("webhook"), &webhook, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "webhook", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetWebhook(w, r, webhook)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// UpdateWebhook operation middleware
+func (siw *ServerInterfaceWrapper) UpdateWebhook(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "webhook" -------------
+	var webhook WebhookID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhook", r.PathValue("webhook"), &webhook, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "webhook", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateWebhook(w, r, webhook)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListDeliveries operation middleware
+func (siw *ServerInterfaceWrapper) ListDeliveries(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "webhook" -------------
+	var webhook WebhookID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "webhook", r.PathValue("webhook"), &webhook, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "webhook", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListDeliveries(w, r, webhook)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListWorkspaces operation middleware
 func (siw *ServerInterfaceWrapper) ListWorkspaces(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListWorkspacesParams
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "name" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "name", r.URL.Query(), &params.Name, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "name"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "image" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "image", r.URL.Query(), &params.Image, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "image"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "image", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "metadata" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "metadata", r.URL.Query(), &params.Metadata, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "metadata"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "metadata", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "namespace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "namespace", r.URL.Query(), &params.Namespace, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "namespace"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "namespace", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "order" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "order", r.URL.Query(), &params.Order, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "order"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "order", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListWorkspaces(w, r)
+		siw.Handler.ListWorkspaces(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -636,8 +1844,48 @@ func (siw *ServerInterfaceWrapper) ListWorkspaces(w http.ResponseWriter, r *http
 // CreateWorkspace operation middleware
 func (siw *ServerInterfaceWrapper) CreateWorkspace(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateWorkspaceParams
+
+	// ------------- Optional query parameter "wait" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "wait", r.URL.Query(), &params.Wait, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "wait"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "wait", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey string
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateWorkspace(w, r)
+		siw.Handler.CreateWorkspace(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -699,6 +1947,356 @@ func (siw *ServerInterfaceWrapper) GetWorkspace(w http.ResponseWriter, r *http.R
 	handler.ServeHTTP(w, r)
 }
 
+// UpdateWorkspace operation middleware
+func (siw *ServerInterfaceWrapper) UpdateWorkspace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateWorkspace(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ConnectExec operation middleware
+func (siw *ServerInterfaceWrapper) ConnectExec(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ConnectExec(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Exec operation middleware
+func (siw *ServerInterfaceWrapper) Exec(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Exec(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RemoveFile operation middleware
+func (siw *ServerInterfaceWrapper) RemoveFile(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RemoveFileParams
+
+	// ------------- Required query parameter "path" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "path", r.URL.Query(), &params.Path, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "path"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "path", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "user" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "user", r.URL.Query(), &params.User, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "user"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RemoveFile(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetFile operation middleware
+func (siw *ServerInterfaceWrapper) GetFile(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetFileParams
+
+	// ------------- Optional query parameter "stat" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "stat", r.URL.Query(), &params.Stat, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "stat"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "stat", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "list" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "list", r.URL.Query(), &params.List, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "list"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "list", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "depth" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "depth", r.URL.Query(), &params.Depth, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "depth"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "depth", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "path" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "path", r.URL.Query(), &params.Path, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "path"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "path", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "user" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "user", r.URL.Query(), &params.User, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "user"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetFile(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// MakeDir operation middleware
+func (siw *ServerInterfaceWrapper) MakeDir(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params MakeDirParams
+
+	// ------------- Required query parameter "mkdir" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "mkdir", r.URL.Query(), &params.Mkdir, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "mkdir"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "mkdir", Err: err})
+		}
+		return
+	}
+
+	// ------------- Required query parameter "path" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "path", r.URL.Query(), &params.Path, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "path"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "path", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "user" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "user", r.URL.Query(), &params.User, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "user"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.MakeDir(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutFile operation middleware
+func (siw *ServerInterfaceWrapper) PutFile(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params PutFileParams
+
+	// ------------- Required query parameter "path" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, true, "path", r.URL.Query(), &params.Path, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "path"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "path", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "user" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "user", r.URL.Query(), &params.User, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "user"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "user", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutFile(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ForkWorkspace operation middleware
 func (siw *ServerInterfaceWrapper) ForkWorkspace(w http.ResponseWriter, r *http.Request) {
 
@@ -725,6 +2323,142 @@ func (siw *ServerInterfaceWrapper) ForkWorkspace(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
+// KeepAliveWorkspace operation middleware
+func (siw *ServerInterfaceWrapper) KeepAliveWorkspace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.KeepAliveWorkspace(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetLogs operation middleware
+func (siw *ServerInterfaceWrapper) GetLogs(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetLogsParams
+
+	// ------------- Optional query parameter "source" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "source", r.URL.Query(), &params.Source, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "source"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "source", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "tail" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "tail", r.URL.Query(), &params.Tail, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "tail"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "tail", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "follow" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "follow", r.URL.Query(), &params.Follow, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "follow"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "follow", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetLogs(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetMetrics operation middleware
+func (siw *ServerInterfaceWrapper) GetMetrics(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetMetricsParams
+
+	// ------------- Optional query parameter "interval" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "interval", r.URL.Query(), &params.Interval, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "interval"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "interval", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetMetrics(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // PauseWorkspace operation middleware
 func (siw *ServerInterfaceWrapper) PauseWorkspace(w http.ResponseWriter, r *http.Request) {
 
@@ -742,6 +2476,93 @@ func (siw *ServerInterfaceWrapper) PauseWorkspace(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.PauseWorkspace(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListProcesses operation middleware
+func (siw *ServerInterfaceWrapper) ListProcesses(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListProcesses(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SignalProcess operation middleware
+func (siw *ServerInterfaceWrapper) SignalProcess(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "pid" -------------
+	var pid PID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "pid", r.PathValue("pid"), &pid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "integer", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "pid", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SignalProcess(w, r, id, pid)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RestartWorkspace operation middleware
+func (siw *ServerInterfaceWrapper) RestartWorkspace(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RestartWorkspace(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -881,6 +2702,32 @@ func (siw *ServerInterfaceWrapper) StopWorkspace(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
+// CreateToken operation middleware
+func (siw *ServerInterfaceWrapper) CreateToken(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id WorkspaceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", r.PathValue("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: true})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateToken(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -1005,16 +2852,47 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces", wrapper.CreateWorkspace)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/workspaces/{id}", wrapper.DeleteWorkspace)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/workspaces/{id}", wrapper.GetWorkspace)
+	m.HandleFunc(http.MethodPatch+" "+options.BaseURL+"/v1/workspaces/{id}", wrapper.UpdateWorkspace)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/start", wrapper.StartWorkspace)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/stop", wrapper.StopWorkspace)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/restart", wrapper.RestartWorkspace)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/pause", wrapper.PauseWorkspace)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/resume", wrapper.ResumeWorkspace)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/keepalive", wrapper.KeepAliveWorkspace)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/fork", wrapper.ForkWorkspace)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/rollback", wrapper.RollbackWorkspace)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/snapshots", wrapper.CreateSnapshot)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/token", wrapper.CreateToken)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/workspaces/{id}/metrics", wrapper.GetMetrics)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/workspaces/{id}/logs", wrapper.GetLogs)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/workspaces/{id}/exec", wrapper.ConnectExec)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/exec", wrapper.Exec)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/workspaces/{id}/processes", wrapper.ListProcesses)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/processes/{pid}/signal", wrapper.SignalProcess)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/workspaces/{id}/files", wrapper.RemoveFile)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/workspaces/{id}/files", wrapper.GetFile)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/workspaces/{id}/files", wrapper.MakeDir)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/workspaces/{id}/files", wrapper.PutFile)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/snapshots", wrapper.ListSnapshots)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/snapshots/{ref}", wrapper.DeleteSnapshot)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/snapshots/{ref}", wrapper.GetSnapshot)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/events", wrapper.ListEvents)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/webhooks", wrapper.ListWebhooks)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/webhooks", wrapper.CreateWebhook)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/webhooks/{webhook}", wrapper.DeleteWebhook)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/webhooks/{webhook}", wrapper.GetWebhook)
+	m.HandleFunc(http.MethodPatch+" "+options.BaseURL+"/v1/webhooks/{webhook}", wrapper.UpdateWebhook)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/webhooks/{webhook}/deliveries", wrapper.ListDeliveries)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/keys", wrapper.ListKeys)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/keys", wrapper.CreateKey)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/keys/{key}", wrapper.RevokeKey)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/namespaces", wrapper.ListNamespaces)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/namespaces", wrapper.CreateNamespace)
+	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/namespaces/{namespace}", wrapper.DeleteNamespace)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/namespaces/{namespace}", wrapper.GetNamespace)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/namespaces/{namespace}", wrapper.UpdateNamespace)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/quota", wrapper.GetQuota)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/audit", wrapper.ListAudit)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/images", wrapper.ListImages)
 	m.HandleFunc(http.MethodDelete+" "+options.BaseURL+"/v1/images/{name}", wrapper.RemoveImage)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/images/{name}", wrapper.GetImage)
@@ -1028,7 +2906,10 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/system/usage", wrapper.GetUsage)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/system/prune", wrapper.Prune)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/version", wrapper.GetVersion)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/openapi.json", wrapper.GetOpenAPI)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/docs", wrapper.GetDocs)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/healthz", wrapper.Healthz)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/readyz", wrapper.Readyz)
 
 	return m
 }

@@ -38,22 +38,38 @@ var guestOnlyHeaders = []string{
 	"Access-Control-Allow-Origin", "Access-Control-Allow-Credentials", "Access-Control-Allow-Headers", "Access-Control-Allow-Methods",
 }
 
+var errNoGuests = lacking("ways into workspaces")
+
 // guest passes a request to the in-guest API of a workspace and the reply back,
 // streaming both ways.
 func (s *Server) guest(w http.ResponseWriter, r *http.Request) {
 	path := r.PathValue("path")
-	id, err := dayfly.ParseID(r.PathValue("id"))
+	var id dayfly.ID
+	var err error
 	switch {
-	case err != nil:
 	case s.o.Guests == nil:
-		err = dayfly.Errorf(dayfly.Unavailable, "this server does not reach into workspaces")
+		err = errNoGuests
 	case !mayReach(path):
 		err = dayfly.Errorf(dayfly.Denied, "/%s is not a route of the in-guest API that callers may use", path)
+	default:
+		id, err = s.resolve(r, r.PathValue("id"))
 	}
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
+	s.pass(w, r, passage{id: id, path: path, method: r.Method, query: r.URL.RawQuery})
+}
+
+// passage is a request to the in-guest API of a workspace, as the guest gets it.
+type passage struct {
+	id                  dayfly.ID
+	path, method, query string
+	modify              func(*http.Response) error // may be nil
+}
+
+// pass hands r's body to a guest and its reply back.
+func (s *Server) pass(w http.ResponseWriter, r *http.Request, to passage) {
 	// Without full duplex Go's server stops reading a request once its reply
 	// has begun, which cuts Connect streams at random (golang/go#40747).
 	rc := http.NewResponseController(w)
@@ -64,7 +80,7 @@ func (s *Server) guest(w http.ResponseWriter, r *http.Request) {
 	} else {
 		body.ended = true
 	}
-	s.proxy(id, path, body).ServeHTTP(w, r)
+	s.proxy(to, body).ServeHTTP(w, r)
 }
 
 func mayReach(path string) bool {
@@ -84,22 +100,29 @@ func mayReach(path string) bool {
 	return false
 }
 
-func (s *Server) proxy(id dayfly.ID, path string, body *inbound) *httputil.ReverseProxy {
+func (s *Server) proxy(to passage, body *inbound) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		FlushInterval: -1, // at once
-		Transport:     s.guests.transport(id),
+		Transport:     s.guests.transport(to.id),
 		ErrorLog:      slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		Rewrite: func(p *httputil.ProxyRequest) {
-			p.Out.URL.Scheme, p.Out.URL.Host = "http", string(id)
-			p.Out.URL.Path, p.Out.URL.RawPath = "/"+path, ""
+			p.Out.Method = to.method
+			p.Out.URL.Scheme, p.Out.URL.Host = "http", string(to.id)
+			p.Out.URL.Path, p.Out.URL.RawPath, p.Out.URL.RawQuery = "/"+to.path, "", to.query
 			p.Out.Host = "localhost"
 			for _, h := range []string{"Connection", "Upgrade", "Expect"} {
 				p.Out.Header.Del(h)
 			}
+			conceal(p.Out.Header, p.Out.URL)
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			if resp.StatusCode == http.StatusSwitchingProtocols {
 				return errors.New("a change of protocol nobody asked for")
+			}
+			if to.modify != nil {
+				if err := to.modify(resp); err != nil {
+					return err
+				}
 			}
 			for _, h := range guestOnlyHeaders {
 				resp.Header.Del(h)
@@ -116,7 +139,7 @@ func (s *Server) proxy(id dayfly.ID, path string, body *inbound) *httputil.Rever
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			_ = body.Close() // the transport may still be reading it (golang/go#68560)
 			w.Header().Set("Connection", "close")
-			s.refuseGuest(w, r, id, err)
+			s.refuseGuest(w, r, to.id, err)
 		},
 	}
 }
@@ -129,10 +152,7 @@ func (s *Server) refuseGuest(w http.ResponseWriter, r *http.Request, id dayfly.I
 		s.refuse(w, r, err)
 		return
 	}
-	e = dayfly.Errorf(dayfly.Unavailable, "workspace %s: its in-guest API did not give a usable answer: the machine may be ending, or what runs in it has taken over the agent", id)
-	e.Stage = "guest"
-	s.logRefusal(r, e, err)
-	s.answer(w, r, http.StatusBadGateway, e)
+	s.refuse(w, r, unusable(id, err))
 }
 
 // inbound is a request body that can be closed while it is being read. The

@@ -13,7 +13,7 @@ import (
 // what it unpacks to.
 const maxUpload = 256 << 30
 
-var errNoImages = dayfly.Errorf(dayfly.Unavailable, "this server has no images")
+var errNoImages = lacking("images")
 
 // ListImages answers GET /v1/images.
 func (s routes) ListImages(w http.ResponseWriter, r *http.Request) {
@@ -41,6 +41,7 @@ func (s routes) GetImage(w http.ResponseWriter, r *http.Request, name string) {
 // RemoveImage answers DELETE /v1/images/{name}.
 func (s routes) RemoveImage(w http.ResponseWriter, r *http.Request, name string) {
 	s.withImages(w, r, func(im Images) error {
+		exchangeOf(r).target = clip(name)
 		err := im.Remove(r.Context(), name)
 		if err == nil {
 			w.WriteHeader(http.StatusNoContent)
@@ -70,9 +71,9 @@ func (s routes) PullImage(w http.ResponseWriter, r *http.Request) {
 func (s routes) ImportImage(w http.ResponseWriter, r *http.Request, p ImportImageParams) {
 	s.withImages(w, r, func(im Images) error {
 		body := http.MaxBytesReader(w, r.Body, maxUpload)
-		s.work(w, r, func(ctx context.Context, report Report) (Event, error) {
+		s.work(w, r, func(ctx context.Context, report Report) (WorkLine, error) {
 			images, err := im.Import(ctx, p, body, report)
-			return Event{Images: images}, err
+			return WorkLine{Images: images}, err
 		})
 		return nil
 	})
@@ -96,15 +97,15 @@ func (s routes) BuildImage(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) imageWork(w http.ResponseWriter, r *http.Request, do func(context.Context, Report) (dayfly.Image, error)) {
-	s.work(w, r, func(ctx context.Context, report Report) (Event, error) {
+	s.work(w, r, func(ctx context.Context, report Report) (WorkLine, error) {
 		image, err := do(ctx, report)
-		return Event{Image: &image}, err
+		return WorkLine{Image: &image}, err
 	})
 }
 
 // withImages answers r with do's error, if this server has images.
 func (s *Server) withImages(w http.ResponseWriter, r *http.Request, do func(Images) error) {
-	err := error(errNoImages)
+	err := errNoImages
 	if s.o.Images != nil {
 		err = do(s.o.Images)
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/dayfly/dayfly"
 )
 
-var errNoKernels = dayfly.Errorf(dayfly.Unavailable, "this server has no kernels")
+var errNoKernels = lacking("kernels")
 
 // ListKernels answers GET /v1/kernels.
 func (s routes) ListKernels(w http.ResponseWriter, r *http.Request) {
@@ -52,15 +52,15 @@ func (s routes) BuildKernel(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) kernelWork(w http.ResponseWriter, r *http.Request, do func(context.Context, Report) (dayfly.Kernel, error)) {
-	s.work(w, r, func(ctx context.Context, report Report) (Event, error) {
+	s.work(w, r, func(ctx context.Context, report Report) (WorkLine, error) {
 		kernel, err := do(ctx, report)
-		return Event{Kernel: &kernel}, err
+		return WorkLine{Kernel: &kernel}, err
 	})
 }
 
 // withKernels answers r with do's error, if this server has kernels.
 func (s *Server) withKernels(w http.ResponseWriter, r *http.Request, do func(Kernels) error) {
-	err := error(errNoKernels)
+	err := errNoKernels
 	if s.o.Kernels != nil {
 		err = do(s.o.Kernels)
 	}

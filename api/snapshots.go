@@ -8,12 +8,12 @@ import (
 	"github.com/dayfly/dayfly"
 )
 
-var errNoSnapshots = dayfly.Errorf(dayfly.Unavailable, "this server has no snapshots")
+var errNoSnapshots = lacking("snapshots")
 
 // CreateSnapshot answers POST /v1/workspaces/{id}/snapshots.
 func (s routes) CreateSnapshot(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
 	s.withSnapshots(w, r, func(sn Snapshots) error {
-		id, err := dayfly.ParseID(id)
+		id, err := s.resolve(r, id)
 		if err != nil {
 			return err
 		}
@@ -91,6 +91,7 @@ func (s routes) GetSnapshot(w http.ResponseWriter, r *http.Request, ref string) 
 func (s routes) DeleteSnapshot(w http.ResponseWriter, r *http.Request, ref string) {
 	s.withSnapshots(w, r, func(sn Snapshots) error {
 		// A caller that leaves does not stop a deletion half-way.
+		exchangeOf(r).target = clip(ref)
 		err := sn.DeleteSnapshot(context.WithoutCancel(r.Context()), ref)
 		if err == nil {
 			w.WriteHeader(http.StatusNoContent)
@@ -101,7 +102,7 @@ func (s routes) DeleteSnapshot(w http.ResponseWriter, r *http.Request, ref strin
 
 // withSnapshots answers r with do's error, if this server has snapshots.
 func (s *Server) withSnapshots(w http.ResponseWriter, r *http.Request, do func(Snapshots) error) {
-	err := error(errNoSnapshots)
+	err := errNoSnapshots
 	if s.o.Snapshots != nil {
 		err = do(s.o.Snapshots)
 	}

@@ -51,6 +51,11 @@ func TestSpecDescribesTheTypes(t *testing.T) {
 		"Spec": dayfly.Spec{}, "Workspace": dayfly.Workspace{}, "Stage": dayfly.Stage{}, "Image": dayfly.Image{},
 		"ImageConfig": dayfly.ImageConfig{}, "Kernel": dayfly.Kernel{}, "Progress": dayfly.Progress{},
 		"Check": dayfly.Check{}, "Error": dayfly.Error{}, "Snapshot": dayfly.Snapshot{}, "Usage": dayfly.Usage{},
+		"Idle": dayfly.Idle{}, "Restart": dayfly.Restart{}, "ReadyCheck": dayfly.ReadyCheck{}, "Exit": dayfly.Exit{},
+		"Update": dayfly.Update{}, "Token": dayfly.Token{}, "Metrics": dayfly.Metrics{}, "Event": dayfly.Event{},
+		"Webhook": dayfly.Webhook{}, "Delivery": dayfly.Delivery{}, "Key": dayfly.Key{}, "Limits": dayfly.Limits{},
+		"Amounts": dayfly.Amounts{}, "Namespace": dayfly.Namespace{}, "Quota": dayfly.Quota{}, "AuditEntry": dayfly.AuditEntry{},
+		"WorkspaceList": dayfly.Page{},
 	} {
 		s, ok := all[name]
 		if !ok {
@@ -87,6 +92,9 @@ func TestSpecDescribesTheTypes(t *testing.T) {
 }
 
 func jsonType(t reflect.Type) string {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch t.Kind() {
 	case reflect.String:
 		return "string"
@@ -127,23 +135,30 @@ func TestSpecStatesTheBounds(t *testing.T) {
 	if !slices.Equal(all["State"].Enum, states) {
 		t.Errorf("states: %v, in Go %v", all["State"].Enum, states)
 	}
-	kinds := []string{
+	startKinds := []string{
 		string(dayfly.Cold), string(dayfly.Restore), string(dayfly.Claim),
 		string(dayfly.Resume), string(dayfly.FromSnapshot), string(dayfly.Forked),
 	}
-	if got := all["Workspace"].Properties["start_kind"].Enum; !slices.Equal(got, kinds) {
-		t.Errorf("start kinds: %v, in Go %v", got, kinds)
+	if got := all["Workspace"].Properties["start_kind"].Enum; !slices.Equal(got, startKinds) {
+		t.Errorf("start kinds: %v, in Go %v", got, startKinds)
+	}
+	var types []string
+	for _, t := range dayfly.EventTypes() {
+		types = append(types, string(t))
+	}
+	if !slices.Equal(all["EventType"].Enum, types) {
+		t.Errorf("event types: %v, in Go %v", all["EventType"].Enum, types)
 	}
 	count := all["ForkWorkspace"].Properties["count"]
 	if got := fmt.Sprint(*count.Minimum, *count.Maximum, count.Default); got != fmt.Sprint(1, dayfly.MaxFork, 1) {
 		t.Errorf("count of a fork: %s, in Go 1 to %d", got, dayfly.MaxFork)
 	}
 	for _, kind := range all["Error"].Properties["kind"].Enum {
-		if _, ok := statuses[dayfly.Kind(kind)]; !ok {
+		if _, ok := kinds[dayfly.Kind(kind)]; !ok {
 			t.Errorf("kind %s has no status", kind)
 		}
 	}
-	if n := len(all["Error"].Properties["kind"].Enum); n != len(statuses) {
-		t.Errorf("%d kinds, in Go %d", n, len(statuses))
+	if n := len(all["Error"].Properties["kind"].Enum); n != len(kinds) {
+		t.Errorf("%d kinds, in Go %d", n, len(kinds))
 	}
 }

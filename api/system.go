@@ -6,7 +6,7 @@ import (
 	"github.com/dayfly/dayfly"
 )
 
-var errNoSystem = dayfly.Errorf(dayfly.Unavailable, "this server does not say what is on its disk")
+var errNoSystem = lacking("disk usage")
 
 // GetUsage answers GET /v1/system/usage.
 func (s routes) GetUsage(w http.ResponseWriter, r *http.Request) {

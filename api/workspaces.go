@@ -2,8 +2,10 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dayfly/dayfly"
@@ -14,26 +16,66 @@ import (
 const abandonTimeout = time.Minute
 
 // CreateWorkspace answers POST /v1/workspaces.
-func (s routes) CreateWorkspace(w http.ResponseWriter, r *http.Request) {
-	var spec dayfly.Spec
-	if err := readJSON(w, r, &spec); err != nil {
+func (s routes) CreateWorkspace(w http.ResponseWriter, r *http.Request, p CreateWorkspaceParams) {
+	ws, err := s.create(w, r, p)
+	switch {
+	case err != nil:
 		s.refuse(w, r, err)
-		return
+	case r.Context().Err() != nil && p.IdempotencyKey == "" && p.Wait != dayfly.WaitCreated:
+		s.abandon(r.Context(), ws.ID)
+	default:
+		w.Header().Set("Location", "/v1/workspaces/"+string(ws.ID))
+		s.started(w, r, http.StatusCreated, ws)
+	}
+}
+
+func (s routes) create(w http.ResponseWriter, r *http.Request, p CreateWorkspaceParams) (dayfly.Workspace, error) {
+	var none dayfly.Workspace
+	if p.Wait == "" {
+		p.Wait = dayfly.WaitReady
+	}
+	var spec dayfly.Spec
+	err := errors.Join(
+		oneOf("wait", p.Wait, dayfly.WaitReady, dayfly.WaitCreated),
+		checkOnce(p.IdempotencyKey, len(r.Header.Values("Idempotency-Key"))),
+	)
+	if err != nil {
+		return none, err
+	}
+	if err := readJSON(w, r, &spec); err != nil {
+		return none, err
 	}
 	if _, err := spec.Normal(); err != nil {
-		s.refuse(w, r, err)
-		return
+		return none, err
 	}
-	ws, err := s.o.Workspaces.Create(r.Context(), spec)
-	if err != nil {
-		s.refuse(w, r, err)
-		return
+	return s.o.Workspaces.Create(r.Context(), spec, dayfly.CreateOptions{Wait: p.Wait, Once: p.IdempotencyKey})
+}
+
+// maxOnce bounds an idempotency key.
+const maxOnce = 255
+
+// checkOnce refuses an idempotency key that does not come back as it is.
+func checkOnce(key string, sent int) error {
+	printable := func(r rune) bool { return ' ' < r && r <= '~' }
+	if sent == 0 {
+		return nil
 	}
-	if r.Context().Err() != nil {
-		s.abandon(r.Context(), ws.ID)
-		return
+	if sent > 1 || key == "" || len(key) > maxOnce || strings.ContainsFunc(key, func(r rune) bool { return !printable(r) }) {
+		return dayfly.Errorf(dayfly.Invalid, "Idempotency-Key: send one, of 1 to %d printable ASCII characters without spaces", maxOnce)
 	}
-	s.started(w, r, http.StatusCreated, ws)
+	return nil
+}
+
+// oneOf refuses a value that is none of those there are.
+func oneOf[T ~string](name string, v T, known ...T) error {
+	if slices.Contains(known, v) {
+		return nil
+	}
+	var names []string
+	for _, k := range known {
+		names = append(names, string(k))
+	}
+	return dayfly.Errorf(dayfly.Invalid, "%s is %q: use %s", name, v, strings.Join(names, ", "))
 }
 
 // abandon deletes a workspace nobody learned the id of.
@@ -47,19 +89,74 @@ func (s *Server) abandon(ctx context.Context, id dayfly.ID) {
 }
 
 func (s *Server) started(w http.ResponseWriter, r *http.Request, status int, ws dayfly.Workspace) {
+	exchangeOf(r).target = string(ws.ID)
 	w.Header().Set("Server-Timing", serverTiming(ws))
 	s.reply(w, r, status, ws)
 }
 
 // ListWorkspaces answers GET /v1/workspaces.
-func (s routes) ListWorkspaces(w http.ResponseWriter, r *http.Request) {
-	list, err := s.o.Workspaces.List(r.Context())
+func (s routes) ListWorkspaces(w http.ResponseWriter, r *http.Request, p ListWorkspacesParams) {
+	q, err := queryOf(r.Context(), p)
 	if err != nil {
 		s.refuse(w, r, err)
 		return
 	}
-	slices.SortStableFunc(list, func(a, b dayfly.Workspace) int { return b.CreatedAt.Compare(a.CreatedAt) })
-	s.reply(w, r, http.StatusOK, WorkspaceList{Workspaces: orEmpty(list)})
+	page, err := s.o.Workspaces.List(r.Context(), q)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	page.Workspaces = orEmpty(page.Workspaces)
+	s.reply(w, r, http.StatusOK, page)
+}
+
+// Bounds on what a list is asked for.
+const (
+	maxCursor    = 1 << 10
+	maxSelectors = 64
+)
+
+func queryOf(ctx context.Context, p ListWorkspacesParams) (dayfly.Query, error) {
+	q := dayfly.Query{States: p.State, Name: p.Name, Image: p.Image, Order: p.Order, Cursor: p.Cursor, Metadata: map[string]string{}}
+	var err error
+	if q.Namespace, err = within(ctx, p.Namespace); err != nil {
+		return q, err
+	}
+	if q.Limit, err = limitOf(p.Limit); err != nil {
+		return q, err
+	}
+	if q.Order == "" {
+		q.Order = dayfly.NewestFirst
+	}
+	if err := oneOf("order", q.Order, dayfly.NewestFirst, dayfly.OldestFirst, dayfly.ByName); err != nil {
+		return q, err
+	}
+	if len(p.Cursor) > maxCursor || len(p.State)+len(p.Metadata) > maxSelectors {
+		return q, dayfly.Errorf(dayfly.Invalid, "list: the cursor is too long, or more than %d states and metadata are named", maxSelectors)
+	}
+	for _, st := range p.State {
+		if err := oneOf("state", st, dayfly.States()...); err != nil {
+			return q, err
+		}
+	}
+	for _, kv := range p.Metadata {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return q, dayfly.Errorf(dayfly.Invalid, "metadata is %q: use key=value", kv)
+		}
+		q.Metadata[k] = v
+	}
+	return q, nil
+}
+
+func limitOf(limit *int) (int, error) {
+	switch {
+	case limit == nil:
+		return dayfly.DefaultPage, nil
+	case *limit < 1 || *limit > dayfly.MaxPage:
+		return 0, dayfly.Errorf(dayfly.Invalid, "limit is %d: use 1 to %d", *limit, dayfly.MaxPage)
+	}
+	return *limit, nil
 }
 
 // orEmpty makes a list that is [] in JSON, never null.
@@ -117,9 +214,54 @@ func (s routes) StopWorkspace(w http.ResponseWriter, r *http.Request, id Workspa
 	})
 }
 
-// withID answers r with do's error, if the id in its path is one.
-func (s *Server) withID(w http.ResponseWriter, r *http.Request, raw string, do func(dayfly.ID) error) {
-	id, err := dayfly.ParseID(raw)
+// RestartWorkspace answers POST /v1/workspaces/{id}/restart.
+func (s routes) RestartWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
+	s.withID(w, r, id, func(id dayfly.ID) error {
+		ws, err := s.o.Workspaces.Restart(context.WithoutCancel(r.Context()), id)
+		s.guests.forget(id)
+		if err == nil {
+			s.started(w, r, http.StatusOK, ws)
+		}
+		return err
+	})
+}
+
+// UpdateWorkspace answers PATCH /v1/workspaces/{id}.
+func (s routes) UpdateWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
+	s.withID(w, r, id, func(id dayfly.ID) error {
+		var u dayfly.Update
+		if err := readJSON(w, r, &u); err != nil {
+			return err
+		}
+		ws, err := s.o.Workspaces.Update(context.WithoutCancel(r.Context()), id, u)
+		if err == nil {
+			s.reply(w, r, http.StatusOK, ws)
+		}
+		return err
+	})
+}
+
+// KeepAliveWorkspace answers POST /v1/workspaces/{id}/keepalive.
+func (s routes) KeepAliveWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
+	s.withID(w, r, id, func(id dayfly.ID) error {
+		var body KeepAlive
+		if err := readOptionalJSON(w, r, &body); err != nil {
+			return err
+		}
+		if body.TimeoutS != nil && *body.TimeoutS < 0 {
+			return dayfly.Errorf(dayfly.Invalid, "timeout is %d s: use 0 for none or a positive number", *body.TimeoutS)
+		}
+		ws, err := s.o.Workspaces.KeepAlive(r.Context(), id, body.TimeoutS)
+		if err == nil {
+			s.reply(w, r, http.StatusOK, ws)
+		}
+		return err
+	})
+}
+
+// withID answers r with do's error, if there is a workspace that its path names.
+func (s *Server) withID(w http.ResponseWriter, r *http.Request, ref string, do func(dayfly.ID) error) {
+	id, err := s.resolve(r, ref)
 	if err == nil {
 		err = do(id)
 	}
@@ -127,3 +269,19 @@ func (s *Server) withID(w http.ResponseWriter, r *http.Request, raw string, do f
 		s.refuse(w, r, err)
 	}
 }
+
+// resolve finds the workspace that a path names. It is asked for even for an id:
+// connections to a guest are shared by callers, so that nothing later on may be
+// the first to see that a caller must not know the workspace.
+func (s *Server) resolve(r *http.Request, ref string) (dayfly.ID, error) {
+	x := exchangeOf(r)
+	x.target = clip(ref)
+	id, err := s.o.Workspaces.Resolve(r.Context(), ref)
+	if err == nil {
+		x.target = string(id)
+	}
+	return id, err
+}
+
+// clip bounds what is noted of a caller's own words.
+func clip(s string) string { return s[:min(len(s), maxOnce)] }

@@ -2,21 +2,26 @@
 // in them, pauses and copies them, and manages the snapshots, images and kernels
 // they are made from.
 //
-//	c, err := client.New(client.Options{Address: "unix:///run/dayfly.sock"})
-//	ws, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base"})
-//	defer c.Workspaces.Delete(context.WithoutCancel(ctx), ws.ID)
-//	p, err := c.Start(ctx, ws.ID, client.Command{Path: "uname", Args: []string{"-r"}, Stdout: os.Stdout})
-//	exit, err := p.Wait()
+//	c, err := client.New(client.Options{Address: "https://dayfly.example:7070", Key: key})
+//	made, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base"})
+//	defer c.Workspaces.Delete(context.WithoutCancel(ctx), made.ID)
+//	ws := c.Workspace(string(made.ID))
+//	out, err := ws.Command(ctx, "uname", "-r").Output()
+//	release, err := fs.ReadFile(ws.FS(ctx), "etc/os-release")
+//
+// Where a method takes an ID, a name or the beginning of an id does as well.
 //
 // What a server refuses comes back as a *dayfly.Error with its kind, message and
 // stage; so does a server that cannot be reached, as Unavailable. All methods
 // may be called at the same time. Cancelling the context of a call cancels the
 // work it asked for, but for what must not end half-way: Stop, Pause, Rollback
-// and Delete.
+// and Delete. What a server is too busy for just now is asked for again, as long
+// as it says when and doing so twice does no harm.
 package client
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/url"
@@ -29,8 +34,17 @@ import (
 
 // Options say where the server is.
 type Options struct {
-	// Address is unix:///path/to/socket or http://host:port.
+	// Address is unix:///path/to/socket, http://host:port or https://host:port.
 	Address string
+
+	// Key is an API key or workspace token. A server's unix socket needs none.
+	Key string
+
+	// Namespace, if set, is the one that an admin's calls are about.
+	Namespace string
+
+	// TLS, if set, is used for https.
+	TLS *tls.Config
 
 	// Dial, if set, opens each connection instead, and Address may be empty.
 	Dial func(ctx context.Context) (net.Conn, error)
@@ -44,6 +58,10 @@ type Client struct {
 	Kernels    *Kernels
 	Host       *Host
 	System     *System
+	Events     *Events
+	Webhooks   *Webhooks
+	Keys       *Keys
+	Namespaces *Namespaces
 
 	base string
 	http *http.Client
@@ -60,16 +78,19 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{base: base, http: &http.Client{Transport: &http.Transport{
+	c := &Client{base: base, http: &http.Client{Transport: &sender{key: o.Key, namespace: o.Namespace, next: &http.Transport{
 		DialContext:         dial,
+		TLSClientConfig:     o.TLS,
 		MaxIdleConnsPerHost: idleConns,
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
-	}}}
+	}}}}
+	c.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // no server of ours sends one, and a key is not for others
 	if c.rest, err = rest.NewClient(base, rest.WithHTTPClient(c.http)); err != nil {
 		return nil, dayfly.Errorf(dayfly.Invalid, "server address: %w", err)
 	}
 	c.Workspaces, c.Snapshots, c.System = &Workspaces{c}, &Snapshots{c}, &System{c}
+	c.Events, c.Webhooks, c.Keys, c.Namespaces = &Events{c}, &Webhooks{c}, &Keys{c}, &Namespaces{c}
 	c.Images, c.Kernels, c.Host = &Images{c}, &Kernels{c}, &Host{c}
 	return c, nil
 }

@@ -114,8 +114,8 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 	if _, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: fakehost.Slow}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Create = %v", err)
 	}
-	if list, _ := h.List(t.Context()); len(list) != 0 {
-		t.Errorf("left behind: %v", list)
+	if page, _ := h.List(t.Context(), dayfly.Query{}); len(page.Workspaces) != 0 {
+		t.Errorf("left behind: %v", page.Workspaces)
 	}
 }
 

@@ -3,22 +3,17 @@ package client
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 
 	"github.com/dayfly/dayfly"
-	"github.com/dayfly/dayfly/client/internal/rest"
 	"github.com/dayfly/dayfly/guest/wire"
 )
 
 // edge is a transport on the way to a guest. It returns what the server itself
 // refuses as a *dayfly.Error and leaves alone what the guest answers.
 type edge struct{ next http.RoundTripper }
-
-// maxRefusal bounds a refusal that is read to tell the two apart.
-const maxRefusal = 64 << 10
 
 func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := e.next.RoundTrip(req)
@@ -30,10 +25,9 @@ func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		return nil, err
 	}
-	var r rest.ErrorReply
-	if json.Unmarshal(head, &r) == nil && r.Error.Kind != "" {
+	if e := problem(resp, head); e != nil {
 		_ = resp.Body.Close()
-		return nil, &r.Error
+		return nil, e
 	}
 	resp.Body = struct {
 		io.Reader

@@ -21,3 +21,8 @@ func (h *Host) Version(ctx context.Context) (string, error) {
 	r, err := decode[rest.Version](h.c.rest.GetVersion(ctx))
 	return r.Version, err
 }
+
+// Ready returns nil if the server can place workspaces, else why it cannot.
+func (h *Host) Ready(ctx context.Context) error {
+	return done(h.c.rest.Readyz(ctx))
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/url"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/guest/wire"
@@ -89,7 +90,7 @@ func (c *Client) Start(ctx context.Context, id dayfly.ID, cmd Command) (*Process
 func (c *Client) guest(id dayfly.ID, user string) *wire.Client {
 	agent := &wire.Client{
 		HTTP: &http.Client{Transport: edge{c.http.Transport}},
-		Base: c.base + "/v1/workspaces/" + string(id) + "/guest",
+		Base: c.base + "/v1/workspaces/" + url.PathEscape(string(id)) + "/guest",
 	}
 	if user != "" {
 		r := http.Request{Header: http.Header{}}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 
@@ -52,12 +53,29 @@ func refusal(resp *http.Response) error {
 	if resp.StatusCode < 300 {
 		return nil
 	}
-	var r rest.ErrorReply
-	err := json.NewDecoder(io.LimitReader(resp.Body, maxReply)).Decode(&r)
-	if err != nil || r.Error.Kind == "" {
-		return dayfly.Errorf(dayfly.Unavailable, "the server answered %s, not as a Dayfly server does: check its address", resp.Status)
+	head, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
+	if err != nil {
+		return unreached(err)
 	}
-	return &r.Error
+	if e := problem(resp, head); e != nil {
+		return e
+	}
+	return dayfly.Errorf(dayfly.Unavailable, "the server answered %s, not as a Dayfly server does: check its address", resp.Status)
+}
+
+// maxRefusal bounds the body of a refusal.
+const maxRefusal = 64 << 10
+
+// problem reads a refusal of the server, nil if it is none of its own.
+func problem(resp *http.Response, body []byte) *dayfly.Error {
+	var p rest.Problem
+	if mt, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); mt != "application/problem+json" {
+		return nil
+	}
+	if json.Unmarshal(body, &p) != nil || p.Kind == "" {
+		return nil
+	}
+	return &dayfly.Error{Kind: p.Kind, Msg: p.Detail, Stage: p.Stage, RetryAfter: retryAfter(resp)}
 }
 
 // unreached is a request that got no reply.

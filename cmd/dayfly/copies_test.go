@@ -22,7 +22,7 @@ func TestExecLeavesAWorkspaceAsItFoundIt(t *testing.T) {
 	needs.Root(t)
 	h := fakehost.New()
 	defer h.Close()
-	ws, err := h.Create(t.Context(), dayfly.Spec{Image: fakehost.Base, User: "root"})
+	ws, err := h.Create(t.Context(), dayfly.Spec{Image: fakehost.Base, User: "root"}, dayfly.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

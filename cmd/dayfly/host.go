@@ -127,7 +127,10 @@ func (h *host) Close() error {
 // hostWorkspaces is the node, opened when first used.
 type hostWorkspaces struct{ h *host }
 
-func (w hostWorkspaces) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, error) {
+func (w hostWorkspaces) Create(ctx context.Context, spec dayfly.Spec, o dayfly.CreateOptions) (dayfly.Workspace, error) {
+	if err := withoutServer(spec, o); err != nil {
+		return dayfly.Workspace{}, err
+	}
 	n, err := w.h.starter()
 	if err != nil {
 		return dayfly.Workspace{}, err
@@ -157,14 +160,6 @@ func (w hostWorkspaces) Get(ctx context.Context, id dayfly.ID) (dayfly.Workspace
 		return dayfly.Workspace{}, err
 	}
 	return n.Get(ctx, id)
-}
-
-func (w hostWorkspaces) List(ctx context.Context) ([]dayfly.Workspace, error) {
-	n, err := w.h.node()
-	if err != nil {
-		return nil, err
-	}
-	return n.List(ctx)
 }
 
 func (w hostWorkspaces) Delete(ctx context.Context, id dayfly.ID) error {

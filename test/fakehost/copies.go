@@ -9,10 +9,10 @@ import (
 )
 
 // Pause ends a workspace's commands, where a real one would keep them.
-func (h *Host) Pause(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+func (h *Host) Pause(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, err := h.find(id)
+	w, err := h.find(ctx, id)
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -28,7 +28,7 @@ func (h *Host) Pause(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) 
 func (h *Host) Resume(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, err := h.find(id)
+	w, err := h.find(ctx, id)
 	switch {
 	case err != nil:
 		return dayfly.Workspace{}, err
@@ -46,7 +46,7 @@ func (h *Host) Rollback(ctx context.Context, id dayfly.ID, ref string) (dayfly.W
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, err := h.find(id)
+	w, err := h.find(ctx, id)
 	switch {
 	case err != nil:
 		return dayfly.Workspace{}, err
@@ -60,7 +60,7 @@ func (h *Host) Rollback(ctx context.Context, id dayfly.ID, ref string) (dayfly.W
 
 // Fork makes workspaces with the same spec.
 func (h *Host) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error) {
-	parent, err := h.running(id)
+	parent, err := h.running(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -75,10 +75,10 @@ func (h *Host) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Work
 	return copies, nil
 }
 
-func (h *Host) running(id dayfly.ID) (dayfly.Workspace, error) {
+func (h *Host) running(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, err := h.find(id)
+	w, err := h.find(ctx, id)
 	switch {
 	case err != nil:
 		return dayfly.Workspace{}, err
@@ -105,8 +105,8 @@ func (h *Host) fromSnapshot(ctx context.Context, spec dayfly.Spec) (dayfly.Works
 }
 
 // Snapshot notes what a running workspace is made of.
-func (h *Host) Snapshot(_ context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error) {
-	ws, err := h.running(id)
+func (h *Host) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error) {
+	ws, err := h.running(ctx, id)
 	if err != nil {
 		return dayfly.Snapshot{}, err
 	}

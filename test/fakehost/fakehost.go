@@ -51,6 +51,7 @@ type Host struct {
 	pulled map[string]bool
 	snaps  []dayfly.Snapshot
 	starts chan struct{}
+	server // what only servers have
 }
 
 type workspace struct {
@@ -62,23 +63,34 @@ type workspace struct {
 
 // New returns a host without workspaces.
 func New() *Host {
-	return &Host{of: map[dayfly.ID]*workspace{}, pulled: map[string]bool{}, starts: make(chan struct{}, 64)}
+	return &Host{of: map[dayfly.ID]*workspace{}, pulled: map[string]bool{}, starts: make(chan struct{}, 64), server: newServer()}
 }
 
 // Starting receives a value whenever a start has begun.
 func (h *Host) Starting() <-chan struct{} { return h.starts }
 
-// Options is a server over this host.
+// Options is a server of one command over this host.
 func (h *Host) Options() api.Options {
 	return api.Options{Workspaces: h, Snapshots: h, Guests: h, Images: images{h}, Kernels: kernels{}, Host: h, System: h}
 }
 
-// Create makes a workspace.
-func (h *Host) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, error) {
+// Create makes a workspace. With o.Once it makes one.
+func (h *Host) Create(ctx context.Context, spec dayfly.Spec, o dayfly.CreateOptions) (dayfly.Workspace, error) {
 	spec, err := spec.Normal()
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
+	if id, known := h.once(ctx, o.Once); known {
+		return h.Get(ctx, id)
+	}
+	ws, err := h.make(ctx, spec)
+	if err == nil {
+		h.made(ctx, o.Once, ws)
+	}
+	return ws, err
+}
+
+func (h *Host) make(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, error) {
 	select {
 	case h.starts <- struct{}{}:
 	default:
@@ -97,6 +109,7 @@ func (h *Host) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Workspace, 
 func (h *Host) create(ctx context.Context, spec dayfly.Spec, kind dayfly.StartKind, parent string) (dayfly.Workspace, error) {
 	w := &workspace{Workspace: dayfly.Workspace{
 		ID: dayfly.NewID(), Name: spec.Name, State: dayfly.Creating, Spec: spec, CreatedAt: time.Now().UTC(), Parent: parent,
+		Namespace: dayfly.CallerOf(ctx).Home(), Ready: true,
 		Image: dayfly.Image{Name: spec.Image, Config: dayfly.ImageConfig{Cmd: []string{"echo", "the image's own command"}}},
 	}}
 	h.mu.Lock()
@@ -125,7 +138,7 @@ func (h *Host) spoil(ctx context.Context, image string) error {
 func (h *Host) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, err := h.find(id)
+	w, err := h.find(ctx, id)
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -243,18 +256,18 @@ func (l *once) Accept() (c net.Conn, err error) {
 func (l *once) Close() error   { return nil }
 func (l *once) Addr() net.Addr { return l.conn.LocalAddr() }
 
-func (h *Host) find(id dayfly.ID) (*workspace, error) {
-	if w := h.of[id]; w != nil {
+func (h *Host) find(ctx context.Context, id dayfly.ID) (*workspace, error) {
+	if w := h.of[id]; w != nil && dayfly.CallerOf(ctx).Sees(w.Workspace) {
 		return w, nil
 	}
 	return nil, dayfly.Errorf(dayfly.NotFound, "there is no workspace %s", id)
 }
 
 // Stop ends a workspace's commands.
-func (h *Host) Stop(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+func (h *Host) Stop(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, err := h.find(id)
+	w, err := h.find(ctx, id)
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -275,45 +288,49 @@ func (w *workspace) close() {
 }
 
 // Get returns a workspace.
-func (h *Host) Get(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+func (h *Host) Get(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, err := h.find(id)
+	w, err := h.find(ctx, id)
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
 	return w.Workspace, nil
 }
 
-// List returns all workspaces.
-func (h *Host) List(context.Context) ([]dayfly.Workspace, error) {
+// List returns the workspaces that the caller sees, in pages of q.Limit.
+func (h *Host) List(ctx context.Context, q dayfly.Query) (dayfly.Page, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var list []dayfly.Workspace
 	for _, w := range h.of {
-		list = append(list, w.Workspace)
+		if dayfly.CallerOf(ctx).Sees(w.Workspace) && selects(q, w.Workspace) {
+			list = append(list, w.Workspace)
+		}
 	}
-	return list, nil
+	return page(q, list), nil
 }
 
 // Delete ends a workspace and forgets it.
-func (h *Host) Delete(_ context.Context, id dayfly.ID) error {
+func (h *Host) Delete(ctx context.Context, id dayfly.ID) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, err := h.find(id)
+	w, err := h.find(ctx, id)
 	if err != nil {
 		return err
 	}
 	w.close()
 	delete(h.of, id)
+	w.State = dayfly.Deleted
+	h.tell(ctx, dayfly.WorkspaceDeleted, w.Workspace)
 	return nil
 }
 
 // Dial connects to the agent of a running workspace.
-func (h *Host) Dial(_ context.Context, id dayfly.ID, port uint16) (net.Conn, error) {
+func (h *Host) Dial(ctx context.Context, id dayfly.ID, port uint16) (net.Conn, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w, err := h.find(id)
+	w, err := h.find(ctx, id)
 	switch {
 	case err != nil:
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/dayfly/dayfly"
 	"github.com/oapi-codegen/runtime"
@@ -19,6 +20,20 @@ import (
 
 // Accel How guest instructions are executed; auto is kvm where a guest was proved to run on it.
 type Accel = dayfly.Accel
+
+// Action What becomes of a workspace by a rule; delete if none is named.
+type Action = dayfly.Action
+
+// Amounts defines model for Amounts.
+type Amounts = dayfly.Amounts
+
+// AuditEntry One change that somebody asked for.
+type AuditEntry = dayfly.AuditEntry
+
+// AuditList defines model for AuditList.
+type AuditList struct {
+	Entries []AuditEntry `json:"entries"`
+}
 
 // BuildImage defines model for BuildImage.
 type BuildImage struct {
@@ -29,33 +44,162 @@ type BuildImage struct {
 // Check defines model for Check.
 type Check = dayfly.Check
 
+// CreateKey defines model for CreateKey.
+type CreateKey struct {
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Name      string     `json:"name,omitempty"`
+
+	// Namespace What it is bound to; none: an admin's.
+	Namespace string `json:"namespace,omitempty"`
+}
+
 // CreateSnapshot defines model for CreateSnapshot.
 type CreateSnapshot struct {
 	// Name Unique on a host; no spaces, no slashes, and nothing that looks like an id.
 	Name string `json:"name,omitempty"`
 }
 
+// CreateToken defines model for CreateToken.
+type CreateToken struct {
+	LifeS *int `json:"life_s,omitempty"`
+}
+
+// CreateWebhook defines model for CreateWebhook.
+type CreateWebhook struct {
+	Active *bool `json:"active,omitempty"`
+
+	// Types None: all.
+	Types []EventType `json:"types,omitempty"`
+
+	// Url http:// or https://
+	Url string `json:"url"`
+}
+
+// Delivery One event on its way to one webhook.
+type Delivery = dayfly.Delivery
+
+// DeliveryList defines model for DeliveryList.
+type DeliveryList struct {
+	Deliveries []Delivery `json:"deliveries"`
+}
+
 // Error defines model for Error.
 type Error = dayfly.Error
 
-// ErrorReply defines model for ErrorReply.
-type ErrorReply struct {
-	Error Error `json:"error"`
+// Event Something that happened to a workspace. seq is unique and grows.
+type Event = dayfly.Event
+
+// EventList defines model for EventList.
+type EventList struct {
+	Events []Event `json:"events"`
 }
 
-// Event One line of long work; exactly one field is set, and all but progress end it.
-type Event struct {
-	Error *Error `json:"error,omitempty"`
+// EventType defines model for EventType.
+type EventType = dayfly.EventType
 
-	// Image An OCI image whose root file system is prepared on this host.
-	Image *Image `json:"image,omitempty"`
+// Exec A command to run; exactly one of command and shell.
+type Exec struct {
+	// Binary Answer with stdout_base64 and stderr_base64.
+	Binary bool `json:"binary,omitempty"`
 
-	// Images What an imported archive held.
-	Images []Image `json:"images,omitempty"`
+	// Command The program and its arguments.
+	Command []string `json:"command,omitempty"`
+	Cwd     string   `json:"cwd,omitempty"`
 
-	// Kernel A guest kernel that this host can boot.
-	Kernel   *Kernel   `json:"kernel,omitempty"`
-	Progress *Progress `json:"progress,omitempty"`
+	// Detach Answer once it runs; nobody hears of its output and end.
+	Detach bool              `json:"detach,omitempty"`
+	Env    map[string]string `json:"env,omitempty"`
+
+	// OpenStdin For a WebSocket: messages of channel 0 are its input.
+	OpenStdin bool `json:"open_stdin,omitempty"`
+
+	// Shell A line for /bin/sh -c.
+	Shell string        `json:"shell,omitempty"`
+	Size  *TerminalSize `json:"size,omitempty"`
+
+	// Stdin Text for its input, which ends after it. Not for a WebSocket.
+	Stdin *string `json:"stdin,omitempty"`
+
+	// StdinBase64 The same for bytes.
+	StdinBase64 []byte `json:"stdin_base64,omitempty"`
+
+	// TimeoutS It is killed after so many seconds; 0: never.
+	TimeoutS int `json:"timeout_s,omitempty"`
+
+	// Tty It gets a terminal; all output is stdout.
+	Tty bool `json:"tty,omitempty"`
+
+	// User name or uid.
+	User string `json:"user,omitempty"`
+}
+
+// ExecControl A text message to a command over a WebSocket.
+type ExecControl struct {
+	// Signal Such as TERM, SIGTERM or 15.
+	Signal string        `json:"signal,omitempty"`
+	Size   *TerminalSize `json:"size,omitempty"`
+	Type   string        `json:"type"`
+}
+
+// ExecEvent A text message of a command over a WebSocket. The last is exit or error.
+type ExecEvent struct {
+	ExitCode *int `json:"exit_code,omitempty"`
+	Pid      int  `json:"pid,omitempty"`
+
+	// Problem Why a request was refused (RFC 9457).
+	Problem  *Problem `json:"problem,omitempty"`
+	Signal   int      `json:"signal,omitempty"`
+	TimedOut bool     `json:"timed_out,omitempty"`
+	Type     string   `json:"type"`
+}
+
+// ExecResult How a command ended. A detached one has a pid only.
+type ExecResult struct {
+	// ExitCode Its exit code, or 128 and the signal's number.
+	ExitCode *int `json:"exit_code,omitempty"`
+	Pid      int  `json:"pid"`
+
+	// Signal The number of the signal that ended it.
+	Signal       int    `json:"signal,omitempty"`
+	Stderr       string `json:"stderr,omitempty"`
+	StderrBase64 []byte `json:"stderr_base64,omitempty"`
+
+	// Stdout Bytes that are no UTF-8 are U+FFFD.
+	Stdout       string `json:"stdout,omitempty"`
+	StdoutBase64 []byte `json:"stdout_base64,omitempty"`
+
+	// TimedOut timeout_s was over and it was killed.
+	TimedOut bool `json:"timed_out,omitempty"`
+
+	// Truncated Something of stdout or stderr was dropped.
+	Truncated bool `json:"truncated,omitempty"`
+}
+
+// Exit How a command ended.
+type Exit = dayfly.Exit
+
+// FileInfo A file, directory or symbolic link. Of a link, type and mode are those of
+// what it leads to and the rest is its own.
+type FileInfo struct {
+	Group     string `json:"group,omitempty"`
+	IsSymlink bool   `json:"is_symlink,omitempty"`
+
+	// Mode Permission bits.
+	Mode          int       `json:"mode"`
+	ModifiedAt    time.Time `json:"modified_at"`
+	Name          string    `json:"name"`
+	Owner         string    `json:"owner,omitempty"`
+	Path          string    `json:"path"`
+	Size          int64     `json:"size"`
+	SymlinkTarget string    `json:"symlink_target,omitempty"`
+
+	// Type A symlink is one that leads nowhere.
+	Type string `json:"type"`
+}
+
+// FileList defines model for FileList.
+type FileList struct {
+	Entries []FileInfo `json:"entries"`
 }
 
 // ForkWorkspace defines model for ForkWorkspace.
@@ -68,6 +212,10 @@ type Host struct {
 	Checks []Check `json:"checks"`
 }
 
+// Idle What to do with a workspace that nobody uses: no call to its in-guest API
+// is under way, and none, nor a keep-alive, was for so many seconds. 0 is never.
+type Idle = dayfly.Idle
+
 // Image An OCI image whose root file system is prepared on this host.
 type Image = dayfly.Image
 
@@ -79,12 +227,84 @@ type ImageList struct {
 	Images []Image `json:"images"`
 }
 
+// KeepAlive defines model for KeepAlive.
+type KeepAlive struct {
+	// TimeoutS From now; 0: never.
+	TimeoutS *int `json:"timeout_s,omitempty"`
+}
+
 // Kernel A guest kernel that this host can boot.
 type Kernel = dayfly.Kernel
 
 // KernelList defines model for KernelList.
 type KernelList struct {
 	Kernels []Kernel `json:"kernels"`
+}
+
+// Key An API key, without its secret.
+type Key = dayfly.Key
+
+// KeyList defines model for KeyList.
+type KeyList struct {
+	Keys []Key `json:"keys"`
+}
+
+// Limits Bounds on what a namespace holds. None, or 0, is no limit.
+type Limits = dayfly.Limits
+
+// Metrics What a workspace uses at a moment.
+type Metrics = dayfly.Metrics
+
+// Namespace defines model for Namespace.
+type Namespace = dayfly.Namespace
+
+// NamespaceList defines model for NamespaceList.
+type NamespaceList struct {
+	Namespaces []Namespace `json:"namespaces"`
+}
+
+// NewKey defines model for NewKey.
+type NewKey struct {
+	// Key An API key, without its secret.
+	Key Key `json:"key"`
+
+	// Secret What callers send.
+	Secret string `json:"secret"`
+}
+
+// Problem Why a request was refused (RFC 9457).
+type Problem struct {
+	// Detail What was being done, why not, and what to do next.
+	Detail string `json:"detail"`
+
+	// Instance Id of the request.
+	Instance string      `json:"instance,omitempty"`
+	Kind     dayfly.Kind `json:"kind"`
+
+	// Remedy What callers can do about errors of this kind.
+	Remedy string `json:"remedy,omitempty"`
+
+	// Stage The startup row at which it happened.
+	Stage  string `json:"stage,omitempty"`
+	Status int    `json:"status"`
+
+	// Title What the kind means.
+	Title string `json:"title"`
+
+	// Type urn:dayfly:KIND
+	Type string `json:"type"`
+}
+
+// Process defines model for Process.
+type Process struct {
+	Command []string `json:"command"`
+	Cwd     string   `json:"cwd,omitempty"`
+	Pid     int      `json:"pid"`
+}
+
+// ProcessList defines model for ProcessList.
+type ProcessList struct {
+	Processes []Process `json:"processes"`
 }
 
 // Progress defines model for Progress.
@@ -99,10 +319,37 @@ type PullImage struct {
 	Reference string `json:"reference"`
 }
 
+// Quota defines model for Quota.
+type Quota = dayfly.Quota
+
+// ReadyCheck A command run once a second until it exits with 0; the workspace is ready then.
+type ReadyCheck = dayfly.ReadyCheck
+
+// Restart What to do when the main command, or the machine, ends by itself. The pause
+// before the n-th restart in a row is 2^(n-1) seconds, at most a minute.
+type Restart = dayfly.Restart
+
 // RollbackWorkspace defines model for RollbackWorkspace.
 type RollbackWorkspace struct {
 	// Snapshot Id or name of a snapshot of this workspace.
 	Snapshot string `json:"snapshot"`
+}
+
+// SetNamespace defines model for SetNamespace.
+type SetNamespace struct {
+	// Limits Bounds on what a namespace holds. None, or 0, is no limit.
+	Limits   Limits            `json:"limits,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+
+	// Name To make one; else as in the path, or left out.
+	Name      string `json:"name,omitempty"`
+	Suspended bool   `json:"suspended,omitempty"`
+}
+
+// SignalProcess defines model for SignalProcess.
+type SignalProcess struct {
+	// Signal Such as TERM, SIGTERM or 15.
+	Signal string `json:"signal"`
 }
 
 // Snapshot A workspace at one instant, kept to start others from. It outlives the workspace.
@@ -122,6 +369,25 @@ type Stage = dayfly.Stage
 // State defines model for State.
 type State = dayfly.State
 
+// TerminalSize defines model for TerminalSize.
+type TerminalSize struct {
+	Cols int `json:"cols"`
+	Rows int `json:"rows"`
+}
+
+// Token A short-lived right to use one workspace.
+type Token = dayfly.Token
+
+// Update A change of a workspace. What is not there stays as it is.
+type Update = dayfly.Update
+
+// UpdateWebhook defines model for UpdateWebhook.
+type UpdateWebhook struct {
+	Active *bool        `json:"active,omitempty"`
+	Types  *[]EventType `json:"types,omitempty"`
+	Url    *string      `json:"url,omitempty"`
+}
+
 // Usage What one kind of thing takes on the host's disk.
 type Usage = dayfly.Usage
 
@@ -135,25 +401,106 @@ type Version struct {
 	Version string `json:"version"`
 }
 
+// Webhook A URL that events are sent to.
+type Webhook = dayfly.Webhook
+
+// WebhookList defines model for WebhookList.
+type WebhookList struct {
+	Webhooks []Webhook `json:"webhooks"`
+}
+
+// WorkLine One line of long work; exactly one field is set, and all but progress end it.
+type WorkLine struct {
+	Error *Error `json:"error,omitempty"`
+
+	// Image An OCI image whose root file system is prepared on this host.
+	Image *Image `json:"image,omitempty"`
+
+	// Images What an imported archive held.
+	Images []Image `json:"images,omitempty"`
+
+	// Kernel A guest kernel that this host can boot.
+	Kernel   *Kernel   `json:"kernel,omitempty"`
+	Progress *Progress `json:"progress,omitempty"`
+}
+
 // Workspace One disposable machine.
 type Workspace = dayfly.Workspace
 
-// WorkspaceList defines model for WorkspaceList.
-type WorkspaceList struct {
-	Workspaces []Workspace `json:"workspaces"`
-}
+// WorkspaceList A page of workspaces.
+type WorkspaceList = dayfly.Page
+
+// FilePath defines model for FilePath.
+type FilePath = string
+
+// FileUser defines model for FileUser.
+type FileUser = string
+
+// ImageName defines model for ImageName.
+type ImageName = string
+
+// InNamespace defines model for InNamespace.
+type InNamespace = string
+
+// KeyID defines model for KeyID.
+type KeyID = string
+
+// Limit defines model for Limit.
+type Limit = int
+
+// NamespaceName defines model for NamespaceName.
+type NamespaceName = string
+
+// PID defines model for PID.
+type PID = int
 
 // Platform defines model for Platform.
 type Platform = string
 
+// SnapshotRef defines model for SnapshotRef.
+type SnapshotRef = string
+
+// WebhookID defines model for WebhookID.
+type WebhookID = string
+
 // WorkspaceID defines model for WorkspaceID.
 type WorkspaceID = string
 
-// Refused defines model for Refused.
-type Refused = ErrorReply
+// Refused Why a request was refused (RFC 9457).
+type Refused = Problem
 
 // Started One disposable machine.
 type Started = Workspace
+
+// ListAuditParams defines parameters for ListAudit.
+type ListAuditParams struct {
+	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
+	Namespace InNamespace `form:"namespace,omitempty" json:"namespace,omitempty"`
+
+	// Before Only those with a smaller seq.
+	Before int64 `form:"before,omitempty" json:"before,omitempty"`
+
+	// Limit The size of a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// ListEventsParams defines parameters for ListEvents.
+type ListEventsParams struct {
+	// After Only those with a larger seq.
+	After int64 `form:"after,omitempty" json:"after,omitempty"`
+
+	// Workspace Only those of this workspace; an id also after it is gone.
+	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
+
+	// Type Only those of these types.
+	Type []EventType `form:"type,omitempty" json:"type,omitempty"`
+
+	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
+	Namespace InNamespace `form:"namespace,omitempty" json:"namespace,omitempty"`
+
+	// Limit The size of a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
 
 // ImportImageParams defines parameters for ImportImage.
 type ImportImageParams struct {
@@ -164,10 +511,118 @@ type ImportImageParams struct {
 	Platform Platform `form:"platform,omitempty" json:"platform,omitempty"`
 }
 
+// GetQuotaParams defines parameters for GetQuota.
+type GetQuotaParams struct {
+	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
+	Namespace InNamespace `form:"namespace,omitempty" json:"namespace,omitempty"`
+}
+
 // ListSnapshotsParams defines parameters for ListSnapshots.
 type ListSnapshotsParams struct {
-	// Workspace Only those taken of this workspace, which may be deleted by now.
+	// Workspace Only those taken of this workspace, an id, which may be deleted by now.
 	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
+}
+
+// ListWorkspacesParams defines parameters for ListWorkspaces.
+type ListWorkspacesParams struct {
+	// State Only those in one of these states.
+	State []dayfly.State `form:"state,omitempty" json:"state,omitempty"`
+
+	// Name Only those of exactly this name.
+	Name string `form:"name,omitempty" json:"name,omitempty"`
+
+	// Image Only those made from this image, as in the Spec.
+	Image string `form:"image,omitempty" json:"image,omitempty"`
+
+	// Metadata Only those with all of these, each key=value.
+	Metadata []string `form:"metadata,omitempty" json:"metadata,omitempty"`
+
+	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
+	Namespace InNamespace `form:"namespace,omitempty" json:"namespace,omitempty"`
+
+	// Order How the list is sorted.
+	Order dayfly.Order `form:"order,omitempty" json:"order,omitempty"`
+
+	// Cursor The next of the page before.
+	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Limit The size of a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateWorkspaceParams defines parameters for CreateWorkspace.
+type CreateWorkspaceParams struct {
+	// Wait What to wait for.
+	Wait dayfly.Wait `form:"wait,omitempty" json:"wait,omitempty"`
+
+	// IdempotencyKey 1 to 255 printable ASCII characters.
+	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+}
+
+// RemoveFileParams defines parameters for RemoveFile.
+type RemoveFileParams struct {
+	// Path Absolute, or from the default directory; ~ is the user's home.
+	Path FilePath `form:"path" json:"path"`
+
+	// User Whom to act for; default: the workspace's.
+	User FileUser `form:"user,omitempty" json:"user,omitempty"`
+}
+
+// GetFileParams defines parameters for GetFile.
+type GetFileParams struct {
+	// Stat Say what there is instead.
+	Stat bool `form:"stat,omitempty" json:"stat,omitempty"`
+
+	// List List a directory instead.
+	List bool `form:"list,omitempty" json:"list,omitempty"`
+
+	// Depth Levels to list.
+	Depth *int `form:"depth,omitempty" json:"depth,omitempty"`
+
+	// Path Absolute, or from the default directory; ~ is the user's home.
+	Path FilePath `form:"path" json:"path"`
+
+	// User Whom to act for; default: the workspace's.
+	User FileUser `form:"user,omitempty" json:"user,omitempty"`
+}
+
+// MakeDirParams defines parameters for MakeDir.
+type MakeDirParams struct {
+	// Mkdir Must be set; there is nothing else to make this way.
+	Mkdir bool `form:"mkdir" json:"mkdir"`
+
+	// Path Absolute, or from the default directory; ~ is the user's home.
+	Path FilePath `form:"path" json:"path"`
+
+	// User Whom to act for; default: the workspace's.
+	User FileUser `form:"user,omitempty" json:"user,omitempty"`
+}
+
+// PutFileParams defines parameters for PutFile.
+type PutFileParams struct {
+	// Path Absolute, or from the default directory; ~ is the user's home.
+	Path FilePath `form:"path" json:"path"`
+
+	// User Whom to act for; default: the workspace's.
+	User FileUser `form:"user,omitempty" json:"user,omitempty"`
+}
+
+// GetLogsParams defines parameters for GetLogs.
+type GetLogsParams struct {
+	// Source The guest's console, or the output of the main command.
+	Source dayfly.LogSource `form:"source,omitempty" json:"source,omitempty"`
+
+	// Tail Lines from the end; 0 is all that is kept.
+	Tail int `form:"tail,omitempty" json:"tail,omitempty"`
+
+	// Follow Go on with what comes, until the workspace is gone.
+	Follow bool `form:"follow,omitempty" json:"follow,omitempty"`
+}
+
+// GetMetricsParams defines parameters for GetMetrics.
+type GetMetricsParams struct {
+	// Interval Of a stream, in seconds.
+	Interval *int `form:"interval,omitempty" json:"interval,omitempty"`
 }
 
 // BuildImageJSONRequestBody defines body for BuildImage for application/json ContentType.
@@ -176,17 +631,47 @@ type BuildImageJSONRequestBody = BuildImage
 // PullImageJSONRequestBody defines body for PullImage for application/json ContentType.
 type PullImageJSONRequestBody = PullImage
 
+// CreateKeyJSONRequestBody defines body for CreateKey for application/json ContentType.
+type CreateKeyJSONRequestBody = CreateKey
+
+// CreateNamespaceJSONRequestBody defines body for CreateNamespace for application/json ContentType.
+type CreateNamespaceJSONRequestBody = SetNamespace
+
+// UpdateNamespaceJSONRequestBody defines body for UpdateNamespace for application/json ContentType.
+type UpdateNamespaceJSONRequestBody = SetNamespace
+
+// CreateWebhookJSONRequestBody defines body for CreateWebhook for application/json ContentType.
+type CreateWebhookJSONRequestBody = CreateWebhook
+
+// UpdateWebhookJSONRequestBody defines body for UpdateWebhook for application/json ContentType.
+type UpdateWebhookJSONRequestBody = UpdateWebhook
+
 // CreateWorkspaceJSONRequestBody defines body for CreateWorkspace for application/json ContentType.
 type CreateWorkspaceJSONRequestBody = Spec
 
+// UpdateWorkspaceJSONRequestBody defines body for UpdateWorkspace for application/json ContentType.
+type UpdateWorkspaceJSONRequestBody = Update
+
+// ExecJSONRequestBody defines body for Exec for application/json ContentType.
+type ExecJSONRequestBody = Exec
+
 // ForkWorkspaceJSONRequestBody defines body for ForkWorkspace for application/json ContentType.
 type ForkWorkspaceJSONRequestBody = ForkWorkspace
+
+// KeepAliveWorkspaceJSONRequestBody defines body for KeepAliveWorkspace for application/json ContentType.
+type KeepAliveWorkspaceJSONRequestBody = KeepAlive
+
+// SignalProcessJSONRequestBody defines body for SignalProcess for application/json ContentType.
+type SignalProcessJSONRequestBody = SignalProcess
 
 // RollbackWorkspaceJSONRequestBody defines body for RollbackWorkspace for application/json ContentType.
 type RollbackWorkspaceJSONRequestBody = RollbackWorkspace
 
 // CreateSnapshotJSONRequestBody defines body for CreateSnapshot for application/json ContentType.
 type CreateSnapshotJSONRequestBody = CreateSnapshot
+
+// CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
+type CreateTokenJSONRequestBody = CreateToken
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -262,12 +747,34 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
-	// Healthz 204 as long as the server answers.
+	// GetDocs This definition as a page. No key is needed.
+	//
+	// Corresponds with GET /docs (the `GetDocs` operationId).
+	GetDocs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// Healthz 204 as long as the server answers. No key is needed.
 	//
 	// Corresponds with GET /healthz (the `Healthz` operationId).
 	Healthz(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// GetHost What this host can do, proved by trying. May take seconds.
+	// Readyz Whether workspaces can be placed. No key is needed.
+	//
+	// Corresponds with GET /readyz (the `Readyz` operationId).
+	Readyz(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListAudit Who changed what, newest first. For admins.
+	//
+	// Corresponds with GET /v1/audit (the `ListAudit` operationId).
+	ListAudit(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListEvents What happened, oldest first.
+	//
+	// A stream goes on after the seq in Last-Event-ID, which browsers send by themselves.
+	//
+	// Corresponds with GET /v1/events (the `ListEvents` operationId).
+	ListEvents(ctx context.Context, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetHost What this host can do, proved by trying. May take seconds. For admins.
 	//
 	// Corresponds with GET /v1/host (the `GetHost` operationId).
 	GetHost(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -277,69 +784,150 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/images (the `ListImages` operationId).
 	ListImages(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// BuildImageWithBody Build an image from one of the recipes that come with Dayfly.
+	// BuildImageWithBody Build an image from one of the recipes that come with Dayfly. For admins.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/images/build (the `BuildImage` operationId).
 	BuildImageWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// BuildImage Build an image from one of the recipes that come with Dayfly.
+	// BuildImage Build an image from one of the recipes that come with Dayfly. For admins.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/images/build (the `BuildImage` operationId).
 	BuildImage(ctx context.Context, body BuildImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ImportImageWithBody Prepare the images of a docker save or OCI archive, sent as the body.
+	// ImportImageWithBody Prepare the images of a docker save or OCI archive, sent as the body. For admins.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/images/import (the `ImportImage` operationId).
 	ImportImageWithBody(ctx context.Context, params *ImportImageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// PullImageWithBody Pull an image from a registry and prepare it.
+	// PullImageWithBody Pull an image from a registry and prepare it. For admins.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/images/pull (the `PullImage` operationId).
 	PullImageWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// PullImage Pull an image from a registry and prepare it.
+	// PullImage Pull an image from a registry and prepare it. For admins.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/images/pull (the `PullImage` operationId).
 	PullImage(ctx context.Context, body PullImageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RemoveImage Remove a name, and the file system once no name or workspace needs it.
+	// RemoveImage Remove a name, and the file system once no name or workspace needs it. For admins.
 	//
 	// Corresponds with DELETE /v1/images/{name} (the `RemoveImage` operationId).
-	RemoveImage(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RemoveImage(ctx context.Context, name ImageName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetImage One image with its configuration.
 	//
 	// Corresponds with GET /v1/images/{name} (the `GetImage` operationId).
-	GetImage(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*http.Response, error)
+	GetImage(ctx context.Context, name ImageName, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListKernels The guest kernels this host can boot.
 	//
 	// Corresponds with GET /v1/kernels (the `ListKernels` operationId).
 	ListKernels(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// BuildKernel Compile the tuned kernel. Takes minutes.
+	// BuildKernel Compile the tuned kernel. Takes minutes. For admins.
 	//
 	// Corresponds with POST /v1/kernels/build (the `BuildKernel` operationId).
 	BuildKernel(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ImportKernelWithBody Take the kernel and its modules from a Debian package, sent as the body.
+	// ImportKernelWithBody Take the kernel and its modules from a Debian package, sent as the body. For admins.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/kernels/import (the `ImportKernel` operationId).
 	ImportKernelWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListSnapshots The snapshots of this host, newest first.
+	// ListKeys The API keys, newest first, without their secrets.
+	//
+	// Corresponds with GET /v1/keys (the `ListKeys` operationId).
+	ListKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateKeyWithBody Make an API key. For admins.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/keys (the `CreateKey` operationId).
+	CreateKeyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateKey Make an API key. For admins.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/keys (the `CreateKey` operationId).
+	CreateKey(ctx context.Context, body CreateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeKey Revoke a key, at once. For admins.
+	//
+	// Corresponds with DELETE /v1/keys/{key} (the `RevokeKey` operationId).
+	RevokeKey(ctx context.Context, key KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListNamespaces The namespaces, by name. For admins.
+	//
+	// Corresponds with GET /v1/namespaces (the `ListNamespaces` operationId).
+	ListNamespaces(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateNamespaceWithBody Make a namespace. For admins.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/namespaces (the `CreateNamespace` operationId).
+	CreateNamespaceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateNamespace Make a namespace. For admins.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/namespaces (the `CreateNamespace` operationId).
+	CreateNamespace(ctx context.Context, body CreateNamespaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteNamespace Delete an empty namespace, its keys and webhooks. For admins.
+	//
+	// Corresponds with DELETE /v1/namespaces/{namespace} (the `DeleteNamespace` operationId).
+	DeleteNamespace(ctx context.Context, namespace NamespaceName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetNamespace One namespace. For admins.
+	//
+	// Corresponds with GET /v1/namespaces/{namespace} (the `GetNamespace` operationId).
+	GetNamespace(ctx context.Context, namespace NamespaceName, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateNamespaceWithBody Set all of a namespace. For admins.
+	//
+	// What is not there is set to none: a limit to no limit. Limits below what is used refuse what is new.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/namespaces/{namespace} (the `UpdateNamespace` operationId).
+	UpdateNamespaceWithBody(ctx context.Context, namespace NamespaceName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateNamespace Set all of a namespace. For admins.
+	//
+	// What is not there is set to none: a limit to no limit. Limits below what is used refuse what is new.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/namespaces/{namespace} (the `UpdateNamespace` operationId).
+	UpdateNamespace(ctx context.Context, namespace NamespaceName, body UpdateNamespaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetOpenAPI This definition. No key is needed.
+	//
+	// Corresponds with GET /v1/openapi.json (the `GetOpenAPI` operationId).
+	GetOpenAPI(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetQuota What a namespace may hold and does.
+	//
+	// Corresponds with GET /v1/quota (the `GetQuota` operationId).
+	GetQuota(ctx context.Context, params *GetQuotaParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListSnapshots The snapshots, newest first.
 	//
 	// Corresponds with GET /v1/snapshots (the `ListSnapshots` operationId).
 	ListSnapshots(ctx context.Context, params *ListSnapshotsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -347,19 +935,19 @@ type ClientInterface interface {
 	// DeleteSnapshot Forget a snapshot. What was started from it goes on.
 	//
 	// Corresponds with DELETE /v1/snapshots/{ref} (the `DeleteSnapshot` operationId).
-	DeleteSnapshot(ctx context.Context, ref string, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DeleteSnapshot(ctx context.Context, ref SnapshotRef, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetSnapshot One snapshot.
 	//
 	// Corresponds with GET /v1/snapshots/{ref} (the `GetSnapshot` operationId).
-	GetSnapshot(ctx context.Context, ref string, reqEditors ...RequestEditorFn) (*http.Response, error)
+	GetSnapshot(ctx context.Context, ref SnapshotRef, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// Prune Remove what can be made again.
+	// Prune Remove what can be made again. For admins.
 	//
 	// Corresponds with POST /v1/system/prune (the `Prune` operationId).
 	Prune(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// GetUsage What there is on the host's disk, by kind.
+	// GetUsage What there is on the host's disk, by kind. For admins.
 	//
 	// Corresponds with GET /v1/system/usage (the `GetUsage` operationId).
 	GetUsage(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -369,32 +957,96 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/version (the `GetVersion` operationId).
 	GetVersion(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListWorkspaces All workspaces of this host, newest first.
+	// ListWebhooks The webhooks, without their secrets.
+	//
+	// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+	ListWebhooks(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateWebhookWithBody Have events sent to a URL.
+	//
+	// Each event is a POST with the JSON of the Event. The headers webhook-id, webhook-timestamp and
+	// webhook-signature are those of standardwebhooks.com, signed with the secret.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+	CreateWebhookWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateWebhook Have events sent to a URL.
+	//
+	// Each event is a POST with the JSON of the Event. The headers webhook-id, webhook-timestamp and
+	// webhook-signature are those of standardwebhooks.com, signed with the secret.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+	CreateWebhook(ctx context.Context, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteWebhook Delete a webhook. What was not delivered is not.
+	//
+	// Corresponds with DELETE /v1/webhooks/{webhook} (the `DeleteWebhook` operationId).
+	DeleteWebhook(ctx context.Context, webhook WebhookID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetWebhook One webhook, without its secret.
+	//
+	// Corresponds with GET /v1/webhooks/{webhook} (the `GetWebhook` operationId).
+	GetWebhook(ctx context.Context, webhook WebhookID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateWebhookWithBody Change a webhook. Fields that are not there stay as they are.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /v1/webhooks/{webhook} (the `UpdateWebhook` operationId).
+	UpdateWebhookWithBody(ctx context.Context, webhook WebhookID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateWebhook Change a webhook. Fields that are not there stay as they are.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /v1/webhooks/{webhook} (the `UpdateWebhook` operationId).
+	UpdateWebhook(ctx context.Context, webhook WebhookID, body UpdateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListDeliveries The latest deliveries of a webhook, newest first.
+	//
+	// Corresponds with GET /v1/webhooks/{webhook}/deliveries (the `ListDeliveries` operationId).
+	ListDeliveries(ctx context.Context, webhook WebhookID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListWorkspaces A page of workspaces.
+	//
+	// Pages stay whole while workspaces come and go: what is there from the first page to the last is listed once.
 	//
 	// Corresponds with GET /v1/workspaces (the `ListWorkspaces` operationId).
-	ListWorkspaces(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ListWorkspaces(ctx context.Context, params *ListWorkspacesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateWorkspaceWithBody Make a workspace and start it.
 	//
-	// Answers once the workspace runs. Closing the connection before that
-	// cancels the start, and nothing is left of it.
+	// Answers once the workspace is ready, or with wait=created once its record is
+	// durable: it then starts, or fails, by itself. Closing the connection before
+	// the answer cancels the start, and nothing is left of it, unless there is an
+	// Idempotency-Key: a request with the same key, within a day and in the same
+	// namespace, then gets what the first one made.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/workspaces (the `CreateWorkspace` operationId).
-	CreateWorkspaceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateWorkspaceWithBody(ctx context.Context, params *CreateWorkspaceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateWorkspace Make a workspace and start it.
 	//
-	// Answers once the workspace runs. Closing the connection before that
-	// cancels the start, and nothing is left of it.
+	// Answers once the workspace is ready, or with wait=created once its record is
+	// durable: it then starts, or fails, by itself. Closing the connection before
+	// the answer cancels the start, and nothing is left of it, unless there is an
+	// Idempotency-Key: a request with the same key, within a day and in the same
+	// namespace, then gets what the first one made.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/workspaces (the `CreateWorkspace` operationId).
-	CreateWorkspace(ctx context.Context, body CreateWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateWorkspace(ctx context.Context, params *CreateWorkspaceParams, body CreateWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteWorkspace Delete a workspace in any state, with its key and its disk.
+	//
+	// A workspace that is being made is cancelled.
 	//
 	// Corresponds with DELETE /v1/workspaces/{id} (the `DeleteWorkspace` operationId).
 	DeleteWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -403,6 +1055,84 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/workspaces/{id} (the `GetWorkspace` operationId).
 	GetWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateWorkspaceWithBody Change a workspace's name, metadata, rules or resources.
+	//
+	// Fields that are not there stay as they are. Resources take effect with the next start; with apply, a running workspace is stopped and started for them.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /v1/workspaces/{id} (the `UpdateWorkspace` operationId).
+	UpdateWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateWorkspace Change a workspace's name, metadata, rules or resources.
+	//
+	// Fields that are not there stay as they are. Resources take effect with the next start; with apply, a running workspace is stopped and started for them.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /v1/workspaces/{id} (the `UpdateWorkspace` operationId).
+	UpdateWorkspace(ctx context.Context, id WorkspaceID, body UpdateWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ConnectExec Run a command over a WebSocket.
+	//
+	// The first message is an Exec as JSON text. After that, binary messages are
+	// one byte for the channel (0 stdin, 1 stdout, 2 stderr) and the bytes; text
+	// messages are JSON: from the caller ExecControl, from the server ExecEvent.
+	// Closing the connection kills the command; one with a terminal is hung up.
+	//
+	// Corresponds with GET /v1/workspaces/{id}/exec (the `ConnectExec` operationId).
+	ConnectExec(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ExecWithBody Run a command.
+	//
+	// Output is kept up to 1 MiB a stream; what comes after it is dropped, and
+	// truncated is set. In a stream, the data of stdout and stderr is
+	// `{"data": base64}`, unbounded. Closing the connection kills the command,
+	// unless it is detached.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/exec (the `Exec` operationId).
+	ExecWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// Exec Run a command.
+	//
+	// Output is kept up to 1 MiB a stream; what comes after it is dropped, and
+	// truncated is set. In a stream, the data of stdout and stderr is
+	// `{"data": base64}`, unbounded. Closing the connection kills the command,
+	// unless it is detached.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/exec (the `Exec` operationId).
+	Exec(ctx context.Context, id WorkspaceID, body ExecJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RemoveFile Remove a file, or a directory with all that is in it.
+	//
+	// Corresponds with DELETE /v1/workspaces/{id}/files (the `RemoveFile` operationId).
+	RemoveFile(ctx context.Context, id WorkspaceID, params *RemoveFileParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetFile Read a file, or say what is there.
+	//
+	// Range and the conditional headers are honoured. The content type of a file is what its name says, else application/octet-stream.
+	//
+	// Corresponds with GET /v1/workspaces/{id}/files (the `GetFile` operationId).
+	GetFile(ctx context.Context, id WorkspaceID, params *GetFileParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// MakeDir Make a directory, and those above it.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/files (the `MakeDir` operationId).
+	MakeDir(ctx context.Context, id WorkspaceID, params *MakeDirParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutFileWithBody Write a file, sent as the body.
+	//
+	// Directories above it are made. A file that is there is written in place: it keeps its owner and mode, and what reads it meanwhile may see part of it. A new file that is not complete is removed.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/workspaces/{id}/files (the `PutFile` operationId).
+	PutFileWithBody(ctx context.Context, id WorkspaceID, params *PutFileParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ForkWorkspaceWithBody Make running copies of a running workspace, which goes on.
 	//
@@ -424,6 +1154,34 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/workspaces/{id}/fork (the `ForkWorkspace` operationId).
 	ForkWorkspace(ctx context.Context, id WorkspaceID, body ForkWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// KeepAliveWorkspaceWithBody Count as a use of the workspace, and move its end.
+	//
+	// With timeout_s, or else by the timeout of its spec, expires_at is counted from now.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/keepalive (the `KeepAliveWorkspace` operationId).
+	KeepAliveWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// KeepAliveWorkspace Count as a use of the workspace, and move its end.
+	//
+	// With timeout_s, or else by the timeout of its spec, expires_at is counted from now.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/keepalive (the `KeepAliveWorkspace` operationId).
+	KeepAliveWorkspace(ctx context.Context, id WorkspaceID, body KeepAliveWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetLogs The log of a workspace.
+	//
+	// Corresponds with GET /v1/workspaces/{id}/logs (the `GetLogs` operationId).
+	GetLogs(ctx context.Context, id WorkspaceID, params *GetLogsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetMetrics What a workspace uses.
+	//
+	// Corresponds with GET /v1/workspaces/{id}/metrics (the `GetMetrics` operationId).
+	GetMetrics(ctx context.Context, id WorkspaceID, params *GetMetricsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// PauseWorkspace Save a running workspace, memory and disk, and end its machine.
 	//
 	// Answers once memory and disk are safely on this host's disk. A caller
@@ -431,6 +1189,32 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/workspaces/{id}/pause (the `PauseWorkspace` operationId).
 	PauseWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListProcesses The processes that were started through the API and still run.
+	//
+	// Corresponds with GET /v1/workspaces/{id}/processes (the `ListProcesses` operationId).
+	ListProcesses(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SignalProcessWithBody Signal a process and its group.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/processes/{pid}/signal (the `SignalProcess` operationId).
+	SignalProcessWithBody(ctx context.Context, id WorkspaceID, pid PID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SignalProcess Signal a process and its group.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/processes/{pid}/signal (the `SignalProcess` operationId).
+	SignalProcess(ctx context.Context, id WorkspaceID, pid PID, body SignalProcessJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RestartWorkspace Stop a workspace and start it from its disk.
+	//
+	// A caller that leaves does not stop it half-way.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/restart (the `RestartWorkspace` operationId).
+	RestartWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ResumeWorkspace Let a paused workspace go on where it was.
 	//
@@ -486,9 +1270,44 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/workspaces/{id}/stop (the `StopWorkspace` operationId).
 	StopWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateTokenWithBody Make a short-lived token for this workspace alone.
+	//
+	// For browsers and agents. It opens the routes below /v1/workspaces/{id}/ that use the
+	// workspace: get, exec, processes, files, logs, metrics, keepalive and the in-guest API.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/token (the `CreateToken` operationId).
+	CreateTokenWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateToken Make a short-lived token for this workspace alone.
+	//
+	// For browsers and agents. It opens the routes below /v1/workspaces/{id}/ that use the
+	// workspace: get, exec, processes, files, logs, metrics, keepalive and the in-guest API.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/workspaces/{id}/token (the `CreateToken` operationId).
+	CreateToken(ctx context.Context, id WorkspaceID, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
-// Healthz 204 as long as the server answers.
+// GetDocs This definition as a page. No key is needed.
+//
+// Corresponds with GET /docs (the `GetDocs` operationId).
+func (c *Client) GetDocs(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetDocsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// Healthz 204 as long as the server answers. No key is needed.
 //
 // Corresponds with GET /healthz (the `Healthz` operationId).
 func (c *Client) Healthz(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -503,7 +1322,54 @@ func (c *Client) Healthz(ctx context.Context, reqEditors ...RequestEditorFn) (*h
 	return c.Client.Do(req)
 }
 
-// GetHost What this host can do, proved by trying. May take seconds.
+// Readyz Whether workspaces can be placed. No key is needed.
+//
+// Corresponds with GET /readyz (the `Readyz` operationId).
+func (c *Client) Readyz(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReadyzRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListAudit Who changed what, newest first. For admins.
+//
+// Corresponds with GET /v1/audit (the `ListAudit` operationId).
+func (c *Client) ListAudit(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAuditRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListEvents What happened, oldest first.
+//
+// A stream goes on after the seq in Last-Event-ID, which browsers send by themselves.
+//
+// Corresponds with GET /v1/events (the `ListEvents` operationId).
+func (c *Client) ListEvents(ctx context.Context, params *ListEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListEventsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetHost What this host can do, proved by trying. May take seconds. For admins.
 //
 // Corresponds with GET /v1/host (the `GetHost` operationId).
 func (c *Client) GetHost(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -533,7 +1399,7 @@ func (c *Client) ListImages(ctx context.Context, reqEditors ...RequestEditorFn) 
 	return c.Client.Do(req)
 }
 
-// BuildImageWithBody Build an image from one of the recipes that come with Dayfly.
+// BuildImageWithBody Build an image from one of the recipes that come with Dayfly. For admins.
 //
 // Takes any type of body and a specified content type.
 //
@@ -550,7 +1416,7 @@ func (c *Client) BuildImageWithBody(ctx context.Context, contentType string, bod
 	return c.Client.Do(req)
 }
 
-// BuildImage Build an image from one of the recipes that come with Dayfly.
+// BuildImage Build an image from one of the recipes that come with Dayfly. For admins.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -567,7 +1433,7 @@ func (c *Client) BuildImage(ctx context.Context, body BuildImageJSONRequestBody,
 	return c.Client.Do(req)
 }
 
-// ImportImageWithBody Prepare the images of a docker save or OCI archive, sent as the body.
+// ImportImageWithBody Prepare the images of a docker save or OCI archive, sent as the body. For admins.
 //
 // Takes any type of body and a specified content type.
 //
@@ -584,7 +1450,7 @@ func (c *Client) ImportImageWithBody(ctx context.Context, params *ImportImagePar
 	return c.Client.Do(req)
 }
 
-// PullImageWithBody Pull an image from a registry and prepare it.
+// PullImageWithBody Pull an image from a registry and prepare it. For admins.
 //
 // Takes any type of body and a specified content type.
 //
@@ -601,7 +1467,7 @@ func (c *Client) PullImageWithBody(ctx context.Context, contentType string, body
 	return c.Client.Do(req)
 }
 
-// PullImage Pull an image from a registry and prepare it.
+// PullImage Pull an image from a registry and prepare it. For admins.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -618,10 +1484,10 @@ func (c *Client) PullImage(ctx context.Context, body PullImageJSONRequestBody, r
 	return c.Client.Do(req)
 }
 
-// RemoveImage Remove a name, and the file system once no name or workspace needs it.
+// RemoveImage Remove a name, and the file system once no name or workspace needs it. For admins.
 //
 // Corresponds with DELETE /v1/images/{name} (the `RemoveImage` operationId).
-func (c *Client) RemoveImage(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) RemoveImage(ctx context.Context, name ImageName, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRemoveImageRequest(c.Server, name)
 	if err != nil {
 		return nil, err
@@ -636,7 +1502,7 @@ func (c *Client) RemoveImage(ctx context.Context, name string, reqEditors ...Req
 // GetImage One image with its configuration.
 //
 // Corresponds with GET /v1/images/{name} (the `GetImage` operationId).
-func (c *Client) GetImage(ctx context.Context, name string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) GetImage(ctx context.Context, name ImageName, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetImageRequest(c.Server, name)
 	if err != nil {
 		return nil, err
@@ -663,7 +1529,7 @@ func (c *Client) ListKernels(ctx context.Context, reqEditors ...RequestEditorFn)
 	return c.Client.Do(req)
 }
 
-// BuildKernel Compile the tuned kernel. Takes minutes.
+// BuildKernel Compile the tuned kernel. Takes minutes. For admins.
 //
 // Corresponds with POST /v1/kernels/build (the `BuildKernel` operationId).
 func (c *Client) BuildKernel(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -678,7 +1544,7 @@ func (c *Client) BuildKernel(ctx context.Context, reqEditors ...RequestEditorFn)
 	return c.Client.Do(req)
 }
 
-// ImportKernelWithBody Take the kernel and its modules from a Debian package, sent as the body.
+// ImportKernelWithBody Take the kernel and its modules from a Debian package, sent as the body. For admins.
 //
 // Takes any type of body and a specified content type.
 //
@@ -695,7 +1561,218 @@ func (c *Client) ImportKernelWithBody(ctx context.Context, contentType string, b
 	return c.Client.Do(req)
 }
 
-// ListSnapshots The snapshots of this host, newest first.
+// ListKeys The API keys, newest first, without their secrets.
+//
+// Corresponds with GET /v1/keys (the `ListKeys` operationId).
+func (c *Client) ListKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListKeysRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateKeyWithBody Make an API key. For admins.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/keys (the `CreateKey` operationId).
+func (c *Client) CreateKeyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateKeyRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateKey Make an API key. For admins.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/keys (the `CreateKey` operationId).
+func (c *Client) CreateKey(ctx context.Context, body CreateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateKeyRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeKey Revoke a key, at once. For admins.
+//
+// Corresponds with DELETE /v1/keys/{key} (the `RevokeKey` operationId).
+func (c *Client) RevokeKey(ctx context.Context, key KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeKeyRequest(c.Server, key)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListNamespaces The namespaces, by name. For admins.
+//
+// Corresponds with GET /v1/namespaces (the `ListNamespaces` operationId).
+func (c *Client) ListNamespaces(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListNamespacesRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateNamespaceWithBody Make a namespace. For admins.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/namespaces (the `CreateNamespace` operationId).
+func (c *Client) CreateNamespaceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateNamespaceRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateNamespace Make a namespace. For admins.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/namespaces (the `CreateNamespace` operationId).
+func (c *Client) CreateNamespace(ctx context.Context, body CreateNamespaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateNamespaceRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteNamespace Delete an empty namespace, its keys and webhooks. For admins.
+//
+// Corresponds with DELETE /v1/namespaces/{namespace} (the `DeleteNamespace` operationId).
+func (c *Client) DeleteNamespace(ctx context.Context, namespace NamespaceName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteNamespaceRequest(c.Server, namespace)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetNamespace One namespace. For admins.
+//
+// Corresponds with GET /v1/namespaces/{namespace} (the `GetNamespace` operationId).
+func (c *Client) GetNamespace(ctx context.Context, namespace NamespaceName, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetNamespaceRequest(c.Server, namespace)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateNamespaceWithBody Set all of a namespace. For admins.
+//
+// What is not there is set to none: a limit to no limit. Limits below what is used refuse what is new.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/namespaces/{namespace} (the `UpdateNamespace` operationId).
+func (c *Client) UpdateNamespaceWithBody(ctx context.Context, namespace NamespaceName, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateNamespaceRequestWithBody(c.Server, namespace, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateNamespace Set all of a namespace. For admins.
+//
+// What is not there is set to none: a limit to no limit. Limits below what is used refuse what is new.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/namespaces/{namespace} (the `UpdateNamespace` operationId).
+func (c *Client) UpdateNamespace(ctx context.Context, namespace NamespaceName, body UpdateNamespaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateNamespaceRequest(c.Server, namespace, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetOpenAPI This definition. No key is needed.
+//
+// Corresponds with GET /v1/openapi.json (the `GetOpenAPI` operationId).
+func (c *Client) GetOpenAPI(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetOpenAPIRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetQuota What a namespace may hold and does.
+//
+// Corresponds with GET /v1/quota (the `GetQuota` operationId).
+func (c *Client) GetQuota(ctx context.Context, params *GetQuotaParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetQuotaRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListSnapshots The snapshots, newest first.
 //
 // Corresponds with GET /v1/snapshots (the `ListSnapshots` operationId).
 func (c *Client) ListSnapshots(ctx context.Context, params *ListSnapshotsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -713,7 +1790,7 @@ func (c *Client) ListSnapshots(ctx context.Context, params *ListSnapshotsParams,
 // DeleteSnapshot Forget a snapshot. What was started from it goes on.
 //
 // Corresponds with DELETE /v1/snapshots/{ref} (the `DeleteSnapshot` operationId).
-func (c *Client) DeleteSnapshot(ctx context.Context, ref string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) DeleteSnapshot(ctx context.Context, ref SnapshotRef, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewDeleteSnapshotRequest(c.Server, ref)
 	if err != nil {
 		return nil, err
@@ -728,7 +1805,7 @@ func (c *Client) DeleteSnapshot(ctx context.Context, ref string, reqEditors ...R
 // GetSnapshot One snapshot.
 //
 // Corresponds with GET /v1/snapshots/{ref} (the `GetSnapshot` operationId).
-func (c *Client) GetSnapshot(ctx context.Context, ref string, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) GetSnapshot(ctx context.Context, ref SnapshotRef, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetSnapshotRequest(c.Server, ref)
 	if err != nil {
 		return nil, err
@@ -740,7 +1817,7 @@ func (c *Client) GetSnapshot(ctx context.Context, ref string, reqEditors ...Requ
 	return c.Client.Do(req)
 }
 
-// Prune Remove what can be made again.
+// Prune Remove what can be made again. For admins.
 //
 // Corresponds with POST /v1/system/prune (the `Prune` operationId).
 func (c *Client) Prune(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -755,7 +1832,7 @@ func (c *Client) Prune(ctx context.Context, reqEditors ...RequestEditorFn) (*htt
 	return c.Client.Do(req)
 }
 
-// GetUsage What there is on the host's disk, by kind.
+// GetUsage What there is on the host's disk, by kind. For admins.
 //
 // Corresponds with GET /v1/system/usage (the `GetUsage` operationId).
 func (c *Client) GetUsage(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -785,11 +1862,147 @@ func (c *Client) GetVersion(ctx context.Context, reqEditors ...RequestEditorFn) 
 	return c.Client.Do(req)
 }
 
-// ListWorkspaces All workspaces of this host, newest first.
+// ListWebhooks The webhooks, without their secrets.
+//
+// Corresponds with GET /v1/webhooks (the `ListWebhooks` operationId).
+func (c *Client) ListWebhooks(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListWebhooksRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateWebhookWithBody Have events sent to a URL.
+//
+// Each event is a POST with the JSON of the Event. The headers webhook-id, webhook-timestamp and
+// webhook-signature are those of standardwebhooks.com, signed with the secret.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+func (c *Client) CreateWebhookWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateWebhookRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateWebhook Have events sent to a URL.
+//
+// Each event is a POST with the JSON of the Event. The headers webhook-id, webhook-timestamp and
+// webhook-signature are those of standardwebhooks.com, signed with the secret.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
+func (c *Client) CreateWebhook(ctx context.Context, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateWebhookRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteWebhook Delete a webhook. What was not delivered is not.
+//
+// Corresponds with DELETE /v1/webhooks/{webhook} (the `DeleteWebhook` operationId).
+func (c *Client) DeleteWebhook(ctx context.Context, webhook WebhookID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteWebhookRequest(c.Server, webhook)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetWebhook One webhook, without its secret.
+//
+// Corresponds with GET /v1/webhooks/{webhook} (the `GetWebhook` operationId).
+func (c *Client) GetWebhook(ctx context.Context, webhook WebhookID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetWebhookRequest(c.Server, webhook)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateWebhookWithBody Change a webhook. Fields that are not there stay as they are.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /v1/webhooks/{webhook} (the `UpdateWebhook` operationId).
+func (c *Client) UpdateWebhookWithBody(ctx context.Context, webhook WebhookID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateWebhookRequestWithBody(c.Server, webhook, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateWebhook Change a webhook. Fields that are not there stay as they are.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /v1/webhooks/{webhook} (the `UpdateWebhook` operationId).
+func (c *Client) UpdateWebhook(ctx context.Context, webhook WebhookID, body UpdateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateWebhookRequest(c.Server, webhook, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListDeliveries The latest deliveries of a webhook, newest first.
+//
+// Corresponds with GET /v1/webhooks/{webhook}/deliveries (the `ListDeliveries` operationId).
+func (c *Client) ListDeliveries(ctx context.Context, webhook WebhookID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListDeliveriesRequest(c.Server, webhook)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListWorkspaces A page of workspaces.
+//
+// Pages stay whole while workspaces come and go: what is there from the first page to the last is listed once.
 //
 // Corresponds with GET /v1/workspaces (the `ListWorkspaces` operationId).
-func (c *Client) ListWorkspaces(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListWorkspacesRequest(c.Server)
+func (c *Client) ListWorkspaces(ctx context.Context, params *ListWorkspacesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListWorkspacesRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -802,14 +2015,17 @@ func (c *Client) ListWorkspaces(ctx context.Context, reqEditors ...RequestEditor
 
 // CreateWorkspaceWithBody Make a workspace and start it.
 //
-// Answers once the workspace runs. Closing the connection before that
-// cancels the start, and nothing is left of it.
+// Answers once the workspace is ready, or with wait=created once its record is
+// durable: it then starts, or fails, by itself. Closing the connection before
+// the answer cancels the start, and nothing is left of it, unless there is an
+// Idempotency-Key: a request with the same key, within a day and in the same
+// namespace, then gets what the first one made.
 //
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/workspaces (the `CreateWorkspace` operationId).
-func (c *Client) CreateWorkspaceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateWorkspaceRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateWorkspaceWithBody(ctx context.Context, params *CreateWorkspaceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateWorkspaceRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -822,14 +2038,17 @@ func (c *Client) CreateWorkspaceWithBody(ctx context.Context, contentType string
 
 // CreateWorkspace Make a workspace and start it.
 //
-// Answers once the workspace runs. Closing the connection before that
-// cancels the start, and nothing is left of it.
+// Answers once the workspace is ready, or with wait=created once its record is
+// durable: it then starts, or fails, by itself. Closing the connection before
+// the answer cancels the start, and nothing is left of it, unless there is an
+// Idempotency-Key: a request with the same key, within a day and in the same
+// namespace, then gets what the first one made.
 //
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/workspaces (the `CreateWorkspace` operationId).
-func (c *Client) CreateWorkspace(ctx context.Context, body CreateWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateWorkspaceRequest(c.Server, body)
+func (c *Client) CreateWorkspace(ctx context.Context, params *CreateWorkspaceParams, body CreateWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateWorkspaceRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -841,6 +2060,8 @@ func (c *Client) CreateWorkspace(ctx context.Context, body CreateWorkspaceJSONRe
 }
 
 // DeleteWorkspace Delete a workspace in any state, with its key and its disk.
+//
+// A workspace that is being made is cancelled.
 //
 // Corresponds with DELETE /v1/workspaces/{id} (the `DeleteWorkspace` operationId).
 func (c *Client) DeleteWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -860,6 +2081,174 @@ func (c *Client) DeleteWorkspace(ctx context.Context, id WorkspaceID, reqEditors
 // Corresponds with GET /v1/workspaces/{id} (the `GetWorkspace` operationId).
 func (c *Client) GetWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetWorkspaceRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateWorkspaceWithBody Change a workspace's name, metadata, rules or resources.
+//
+// Fields that are not there stay as they are. Resources take effect with the next start; with apply, a running workspace is stopped and started for them.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /v1/workspaces/{id} (the `UpdateWorkspace` operationId).
+func (c *Client) UpdateWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateWorkspaceRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateWorkspace Change a workspace's name, metadata, rules or resources.
+//
+// Fields that are not there stay as they are. Resources take effect with the next start; with apply, a running workspace is stopped and started for them.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /v1/workspaces/{id} (the `UpdateWorkspace` operationId).
+func (c *Client) UpdateWorkspace(ctx context.Context, id WorkspaceID, body UpdateWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateWorkspaceRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ConnectExec Run a command over a WebSocket.
+//
+// The first message is an Exec as JSON text. After that, binary messages are
+// one byte for the channel (0 stdin, 1 stdout, 2 stderr) and the bytes; text
+// messages are JSON: from the caller ExecControl, from the server ExecEvent.
+// Closing the connection kills the command; one with a terminal is hung up.
+//
+// Corresponds with GET /v1/workspaces/{id}/exec (the `ConnectExec` operationId).
+func (c *Client) ConnectExec(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewConnectExecRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ExecWithBody Run a command.
+//
+// Output is kept up to 1 MiB a stream; what comes after it is dropped, and
+// truncated is set. In a stream, the data of stdout and stderr is
+// `{"data": base64}`, unbounded. Closing the connection kills the command,
+// unless it is detached.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/exec (the `Exec` operationId).
+func (c *Client) ExecWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewExecRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// Exec Run a command.
+//
+// Output is kept up to 1 MiB a stream; what comes after it is dropped, and
+// truncated is set. In a stream, the data of stdout and stderr is
+// `{"data": base64}`, unbounded. Closing the connection kills the command,
+// unless it is detached.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/exec (the `Exec` operationId).
+func (c *Client) Exec(ctx context.Context, id WorkspaceID, body ExecJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewExecRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RemoveFile Remove a file, or a directory with all that is in it.
+//
+// Corresponds with DELETE /v1/workspaces/{id}/files (the `RemoveFile` operationId).
+func (c *Client) RemoveFile(ctx context.Context, id WorkspaceID, params *RemoveFileParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRemoveFileRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetFile Read a file, or say what is there.
+//
+// Range and the conditional headers are honoured. The content type of a file is what its name says, else application/octet-stream.
+//
+// Corresponds with GET /v1/workspaces/{id}/files (the `GetFile` operationId).
+func (c *Client) GetFile(ctx context.Context, id WorkspaceID, params *GetFileParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetFileRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// MakeDir Make a directory, and those above it.
+//
+// Corresponds with POST /v1/workspaces/{id}/files (the `MakeDir` operationId).
+func (c *Client) MakeDir(ctx context.Context, id WorkspaceID, params *MakeDirParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewMakeDirRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutFileWithBody Write a file, sent as the body.
+//
+// Directories above it are made. A file that is there is written in place: it keeps its owner and mode, and what reads it meanwhile may see part of it. A new file that is not complete is removed.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/workspaces/{id}/files (the `PutFile` operationId).
+func (c *Client) PutFileWithBody(ctx context.Context, id WorkspaceID, params *PutFileParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutFileRequestWithBody(c.Server, id, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -910,6 +2299,74 @@ func (c *Client) ForkWorkspace(ctx context.Context, id WorkspaceID, body ForkWor
 	return c.Client.Do(req)
 }
 
+// KeepAliveWorkspaceWithBody Count as a use of the workspace, and move its end.
+//
+// With timeout_s, or else by the timeout of its spec, expires_at is counted from now.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/keepalive (the `KeepAliveWorkspace` operationId).
+func (c *Client) KeepAliveWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewKeepAliveWorkspaceRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// KeepAliveWorkspace Count as a use of the workspace, and move its end.
+//
+// With timeout_s, or else by the timeout of its spec, expires_at is counted from now.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/keepalive (the `KeepAliveWorkspace` operationId).
+func (c *Client) KeepAliveWorkspace(ctx context.Context, id WorkspaceID, body KeepAliveWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewKeepAliveWorkspaceRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetLogs The log of a workspace.
+//
+// Corresponds with GET /v1/workspaces/{id}/logs (the `GetLogs` operationId).
+func (c *Client) GetLogs(ctx context.Context, id WorkspaceID, params *GetLogsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetLogsRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetMetrics What a workspace uses.
+//
+// Corresponds with GET /v1/workspaces/{id}/metrics (the `GetMetrics` operationId).
+func (c *Client) GetMetrics(ctx context.Context, id WorkspaceID, params *GetMetricsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetMetricsRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // PauseWorkspace Save a running workspace, memory and disk, and end its machine.
 //
 // Answers once memory and disk are safely on this host's disk. A caller
@@ -918,6 +2375,72 @@ func (c *Client) ForkWorkspace(ctx context.Context, id WorkspaceID, body ForkWor
 // Corresponds with POST /v1/workspaces/{id}/pause (the `PauseWorkspace` operationId).
 func (c *Client) PauseWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewPauseWorkspaceRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListProcesses The processes that were started through the API and still run.
+//
+// Corresponds with GET /v1/workspaces/{id}/processes (the `ListProcesses` operationId).
+func (c *Client) ListProcesses(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListProcessesRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SignalProcessWithBody Signal a process and its group.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/processes/{pid}/signal (the `SignalProcess` operationId).
+func (c *Client) SignalProcessWithBody(ctx context.Context, id WorkspaceID, pid PID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSignalProcessRequestWithBody(c.Server, id, pid, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SignalProcess Signal a process and its group.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/processes/{pid}/signal (the `SignalProcess` operationId).
+func (c *Client) SignalProcess(ctx context.Context, id WorkspaceID, pid PID, body SignalProcessJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSignalProcessRequest(c.Server, id, pid, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RestartWorkspace Stop a workspace and start it from its disk.
+//
+// A caller that leaves does not stop it half-way.
+//
+// Corresponds with POST /v1/workspaces/{id}/restart (the `RestartWorkspace` operationId).
+func (c *Client) RestartWorkspace(ctx context.Context, id WorkspaceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRestartWorkspaceRequest(c.Server, id)
 	if err != nil {
 		return nil, err
 	}
@@ -1053,6 +2576,73 @@ func (c *Client) StopWorkspace(ctx context.Context, id WorkspaceID, reqEditors .
 	return c.Client.Do(req)
 }
 
+// CreateTokenWithBody Make a short-lived token for this workspace alone.
+//
+// For browsers and agents. It opens the routes below /v1/workspaces/{id}/ that use the
+// workspace: get, exec, processes, files, logs, metrics, keepalive and the in-guest API.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/token (the `CreateToken` operationId).
+func (c *Client) CreateTokenWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateTokenRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateToken Make a short-lived token for this workspace alone.
+//
+// For browsers and agents. It opens the routes below /v1/workspaces/{id}/ that use the
+// workspace: get, exec, processes, files, logs, metrics, keepalive and the in-guest API.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/workspaces/{id}/token (the `CreateToken` operationId).
+func (c *Client) CreateToken(ctx context.Context, id WorkspaceID, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateTokenRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// NewGetDocsRequest constructs an http.Request for the GetDocs method
+func NewGetDocsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/docs")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewHealthzRequest constructs an http.Request for the Healthz method
 func NewHealthzRequest(server string) (*http.Request, error) {
 	var err error
@@ -1070,6 +2660,193 @@ func NewHealthzRequest(server string) (*http.Request, error) {
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewReadyzRequest constructs an http.Request for the Readyz method
+func NewReadyzRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/readyz")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListAuditRequest constructs an http.Request for the ListAudit method
+func NewListAuditRequest(server string, params *ListAuditParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "namespace", params.Namespace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "before", params.Before, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListEventsRequest constructs an http.Request for the ListEvents method
+func NewListEventsRequest(server string, params *ListEventsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/events")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "workspace", params.Workspace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Type != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "type", params.Type, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "namespace", params.Namespace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -1275,7 +3052,7 @@ func NewPullImageRequestWithBody(server string, contentType string, body io.Read
 }
 
 // NewRemoveImageRequest constructs an http.Request for the RemoveImage method
-func NewRemoveImageRequest(server string, name string) (*http.Request, error) {
+func NewRemoveImageRequest(server string, name ImageName) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1309,7 +3086,7 @@ func NewRemoveImageRequest(server string, name string) (*http.Request, error) {
 }
 
 // NewGetImageRequest constructs an http.Request for the GetImage method
-func NewGetImageRequest(server string, name string) (*http.Request, error) {
+func NewGetImageRequest(server string, name ImageName) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1425,6 +3202,366 @@ func NewImportKernelRequestWithBody(server string, contentType string, body io.R
 	return req, nil
 }
 
+// NewListKeysRequest constructs an http.Request for the ListKeys method
+func NewListKeysRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/keys")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateKeyRequest calls the generic CreateKey builder with application/json body
+func NewCreateKeyRequest(server string, body CreateKeyJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateKeyRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateKeyRequestWithBody constructs an http.Request for the CreateKey method, with any body, and a specified content type
+func NewCreateKeyRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/keys")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRevokeKeyRequest constructs an http.Request for the RevokeKey method
+func NewRevokeKeyRequest(server string, key KeyID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "key", key, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/keys/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListNamespacesRequest constructs an http.Request for the ListNamespaces method
+func NewListNamespacesRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/namespaces")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateNamespaceRequest calls the generic CreateNamespace builder with application/json body
+func NewCreateNamespaceRequest(server string, body CreateNamespaceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateNamespaceRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateNamespaceRequestWithBody constructs an http.Request for the CreateNamespace method, with any body, and a specified content type
+func NewCreateNamespaceRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/namespaces")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteNamespaceRequest constructs an http.Request for the DeleteNamespace method
+func NewDeleteNamespaceRequest(server string, namespace NamespaceName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "namespace", namespace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/namespaces/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetNamespaceRequest constructs an http.Request for the GetNamespace method
+func NewGetNamespaceRequest(server string, namespace NamespaceName) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "namespace", namespace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/namespaces/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateNamespaceRequest calls the generic UpdateNamespace builder with application/json body
+func NewUpdateNamespaceRequest(server string, namespace NamespaceName, body UpdateNamespaceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateNamespaceRequestWithBody(server, namespace, "application/json", bodyReader)
+}
+
+// NewUpdateNamespaceRequestWithBody constructs an http.Request for the UpdateNamespace method, with any body, and a specified content type
+func NewUpdateNamespaceRequestWithBody(server string, namespace NamespaceName, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "namespace", namespace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/namespaces/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetOpenAPIRequest constructs an http.Request for the GetOpenAPI method
+func NewGetOpenAPIRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/openapi.json")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetQuotaRequest constructs an http.Request for the GetQuota method
+func NewGetQuotaRequest(server string, params *GetQuotaParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/quota")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "namespace", params.Namespace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListSnapshotsRequest constructs an http.Request for the ListSnapshots method
 func NewListSnapshotsRequest(server string, params *ListSnapshotsParams) (*http.Request, error) {
 	var err error
@@ -1476,7 +3613,7 @@ func NewListSnapshotsRequest(server string, params *ListSnapshotsParams) (*http.
 }
 
 // NewDeleteSnapshotRequest constructs an http.Request for the DeleteSnapshot method
-func NewDeleteSnapshotRequest(server string, ref string) (*http.Request, error) {
+func NewDeleteSnapshotRequest(server string, ref SnapshotRef) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1510,7 +3647,7 @@ func NewDeleteSnapshotRequest(server string, ref string) (*http.Request, error) 
 }
 
 // NewGetSnapshotRequest constructs an http.Request for the GetSnapshot method
-func NewGetSnapshotRequest(server string, ref string) (*http.Request, error) {
+func NewGetSnapshotRequest(server string, ref SnapshotRef) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1624,8 +3761,8 @@ func NewGetVersionRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
-// NewListWorkspacesRequest constructs an http.Request for the ListWorkspaces method
-func NewListWorkspacesRequest(server string) (*http.Request, error) {
+// NewListWebhooksRequest constructs an http.Request for the ListWebhooks method
+func NewListWebhooksRequest(server string) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1633,7 +3770,7 @@ func NewListWorkspacesRequest(server string) (*http.Request, error) {
 		return nil, err
 	}
 
-	operationPath := fmt.Sprintf("/v1/workspaces")
+	operationPath := fmt.Sprintf("/v1/webhooks")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -1651,19 +3788,197 @@ func NewListWorkspacesRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
-// NewCreateWorkspaceRequest calls the generic CreateWorkspace builder with application/json body
-func NewCreateWorkspaceRequest(server string, body CreateWorkspaceJSONRequestBody) (*http.Request, error) {
+// NewCreateWebhookRequest calls the generic CreateWebhook builder with application/json body
+func NewCreateWebhookRequest(server string, body CreateWebhookJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateWorkspaceRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateWebhookRequestWithBody(server, "application/json", bodyReader)
 }
 
-// NewCreateWorkspaceRequestWithBody constructs an http.Request for the CreateWorkspace method, with any body, and a specified content type
-func NewCreateWorkspaceRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+// NewCreateWebhookRequestWithBody constructs an http.Request for the CreateWebhook method, with any body, and a specified content type
+func NewCreateWebhookRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewDeleteWebhookRequest constructs an http.Request for the DeleteWebhook method
+func NewDeleteWebhookRequest(server string, webhook WebhookID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "webhook", webhook, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetWebhookRequest constructs an http.Request for the GetWebhook method
+func NewGetWebhookRequest(server string, webhook WebhookID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "webhook", webhook, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateWebhookRequest calls the generic UpdateWebhook builder with application/json body
+func NewUpdateWebhookRequest(server string, webhook WebhookID, body UpdateWebhookJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateWebhookRequestWithBody(server, webhook, "application/json", bodyReader)
+}
+
+// NewUpdateWebhookRequestWithBody constructs an http.Request for the UpdateWebhook method, with any body, and a specified content type
+func NewUpdateWebhookRequestWithBody(server string, webhook WebhookID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "webhook", webhook, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListDeliveriesRequest constructs an http.Request for the ListDeliveries method
+func NewListDeliveriesRequest(server string, webhook WebhookID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "webhook", webhook, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/webhooks/%s/deliveries", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListWorkspacesRequest constructs an http.Request for the ListWorkspaces method
+func NewListWorkspacesRequest(server string, params *ListWorkspacesParams) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1681,12 +3996,177 @@ func NewCreateWorkspaceRequestWithBody(server string, contentType string, body i
 		return nil, err
 	}
 
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "image", params.Image, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Metadata != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "metadata", params.Metadata, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "namespace", params.Namespace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "order", params.Order, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateWorkspaceRequest calls the generic CreateWorkspace builder with application/json body
+func NewCreateWorkspaceRequest(server string, params *CreateWorkspaceParams, body CreateWorkspaceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateWorkspaceRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreateWorkspaceRequestWithBody constructs an http.Request for the CreateWorkspace method, with any body, and a specified content type
+func NewCreateWorkspaceRequestWithBody(server string, params *CreateWorkspaceParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "wait", params.Wait, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
 	if err != nil {
 		return nil, err
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		var headerParam0 string
+
+		headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+		if err != nil {
+			return nil, err
+		}
+
+		req.Header.Set("Idempotency-Key", headerParam0)
+
+	}
 
 	return req, nil
 }
@@ -1759,6 +4239,432 @@ func NewGetWorkspaceRequest(server string, id WorkspaceID) (*http.Request, error
 	return req, nil
 }
 
+// NewUpdateWorkspaceRequest calls the generic UpdateWorkspace builder with application/json body
+func NewUpdateWorkspaceRequest(server string, id WorkspaceID, body UpdateWorkspaceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateWorkspaceRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewUpdateWorkspaceRequestWithBody constructs an http.Request for the UpdateWorkspace method, with any body, and a specified content type
+func NewUpdateWorkspaceRequestWithBody(server string, id WorkspaceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewConnectExecRequest constructs an http.Request for the ConnectExec method
+func NewConnectExecRequest(server string, id WorkspaceID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/exec", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewExecRequest calls the generic Exec builder with application/json body
+func NewExecRequest(server string, id WorkspaceID, body ExecJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewExecRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewExecRequestWithBody constructs an http.Request for the Exec method, with any body, and a specified content type
+func NewExecRequestWithBody(server string, id WorkspaceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/exec", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRemoveFileRequest constructs an http.Request for the RemoveFile method
+func NewRemoveFileRequest(server string, id WorkspaceID, params *RemoveFileParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/files", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "path", params.Path, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "user", params.User, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetFileRequest constructs an http.Request for the GetFile method
+func NewGetFileRequest(server string, id WorkspaceID, params *GetFileParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/files", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "stat", params.Stat, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "list", params.List, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if params.Depth != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "depth", *params.Depth, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "path", params.Path, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "user", params.User, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewMakeDirRequest constructs an http.Request for the MakeDir method
+func NewMakeDirRequest(server string, id WorkspaceID, params *MakeDirParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/files", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "mkdir", params.Mkdir, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "path", params.Path, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "user", params.User, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutFileRequestWithBody constructs an http.Request for the PutFile method, with any body, and a specified content type
+func NewPutFileRequestWithBody(server string, id WorkspaceID, params *PutFileParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/files", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "path", params.Path, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "user", params.User, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewForkWorkspaceRequest calls the generic ForkWorkspace builder with application/json body
 func NewForkWorkspaceRequest(server string, id WorkspaceID, body ForkWorkspaceJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -1806,6 +4712,187 @@ func NewForkWorkspaceRequestWithBody(server string, id WorkspaceID, contentType 
 	return req, nil
 }
 
+// NewKeepAliveWorkspaceRequest calls the generic KeepAliveWorkspace builder with application/json body
+func NewKeepAliveWorkspaceRequest(server string, id WorkspaceID, body KeepAliveWorkspaceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewKeepAliveWorkspaceRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewKeepAliveWorkspaceRequestWithBody constructs an http.Request for the KeepAliveWorkspace method, with any body, and a specified content type
+func NewKeepAliveWorkspaceRequestWithBody(server string, id WorkspaceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/keepalive", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetLogsRequest constructs an http.Request for the GetLogs method
+func NewGetLogsRequest(server string, id WorkspaceID, params *GetLogsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/logs", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "source", params.Source, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tail", params.Tail, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "follow", params.Follow, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetMetricsRequest constructs an http.Request for the GetMetrics method
+func NewGetMetricsRequest(server string, id WorkspaceID, params *GetMetricsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/metrics", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Interval != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "interval", *params.Interval, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewPauseWorkspaceRequest constructs an http.Request for the PauseWorkspace method
 func NewPauseWorkspaceRequest(server string, id WorkspaceID) (*http.Request, error) {
 	var err error
@@ -1823,6 +4910,128 @@ func NewPauseWorkspaceRequest(server string, id WorkspaceID) (*http.Request, err
 	}
 
 	operationPath := fmt.Sprintf("/v1/workspaces/%s/pause", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListProcessesRequest constructs an http.Request for the ListProcesses method
+func NewListProcessesRequest(server string, id WorkspaceID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/processes", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewSignalProcessRequest calls the generic SignalProcess builder with application/json body
+func NewSignalProcessRequest(server string, id WorkspaceID, pid PID, body SignalProcessJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSignalProcessRequestWithBody(server, id, pid, "application/json", bodyReader)
+}
+
+// NewSignalProcessRequestWithBody constructs an http.Request for the SignalProcess method, with any body, and a specified content type
+func NewSignalProcessRequestWithBody(server string, id WorkspaceID, pid PID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "pid", pid, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "integer", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/processes/%s/signal", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRestartWorkspaceRequest constructs an http.Request for the RestartWorkspace method
+func NewRestartWorkspaceRequest(server string, id WorkspaceID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/restart", pathParam0)
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -2032,6 +5241,53 @@ func NewStopWorkspaceRequest(server string, id WorkspaceID) (*http.Request, erro
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewCreateTokenRequest calls the generic CreateToken builder with application/json body
+func NewCreateTokenRequest(server string, id WorkspaceID, body CreateTokenJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateTokenRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewCreateTokenRequestWithBody constructs an http.Request for the CreateToken method, with any body, and a specified content type
+func NewCreateTokenRequestWithBody(server string, id WorkspaceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/workspaces/%s/token", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }

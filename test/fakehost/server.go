@@ -1,0 +1,511 @@
+package fakehost
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/api"
+)
+
+// AdminKey is an API key of an admin of every fake host.
+const AdminKey = "dfk_admin_secret"
+
+// server is what a server has beyond a host: keys, namespaces and news.
+type server struct {
+	sv *state
+}
+
+type state struct {
+	mu         sync.Mutex
+	keys       []*key
+	namespaces map[string]dayfly.Namespace
+	events     []dayfly.Event
+	rung       chan struct{} // closed at the next event
+	hooks      []dayfly.Webhook
+	audit      []dayfly.AuditEntry
+	once       map[string]dayfly.ID
+}
+
+type key struct {
+	dayfly.Key
+	secret    string
+	workspace dayfly.ID // of a token
+	revoked   chan struct{}
+}
+
+func newServer() server {
+	s := server{&state{
+		namespaces: map[string]dayfly.Namespace{dayfly.DefaultNamespace: {Name: dayfly.DefaultNamespace}},
+		rung:       make(chan struct{}), once: map[string]dayfly.ID{},
+	}}
+	s.sv.keys = append(s.sv.keys, &key{Key: dayfly.Key{ID: "admin", Name: "admin"}, secret: AdminKey, revoked: make(chan struct{})})
+	return s
+}
+
+// ServerOptions is a server that asks for keys, with all that servers have.
+func (h *Host) ServerOptions() api.Options {
+	o := h.Options()
+	o.Auth, o.Keys, o.Namespaces, o.Events, o.Webhooks, o.Audit, o.Logs, o.Meter, o.Health = h, h, h, h, h, h, h, h, h
+	return o
+}
+
+func selects(q dayfly.Query, ws dayfly.Workspace) bool {
+	for k, v := range q.Metadata {
+		if ws.Spec.Metadata[k] != v {
+			return false
+		}
+	}
+	return (q.Namespace == "" || q.Namespace == ws.Namespace) && (len(q.States) == 0 || slices.Contains(q.States, ws.State)) &&
+		(q.Name == "" || q.Name == ws.Name) && (q.Image == "" || q.Image == ws.Spec.Image)
+}
+
+// page sorts a list and cuts a page out of it. Its cursor is a number, so that
+// pages do not stay whole while workspaces come and go.
+func page(q dayfly.Query, list []dayfly.Workspace) dayfly.Page {
+	slices.SortFunc(list, func(a, b dayfly.Workspace) int {
+		switch q.Order {
+		case dayfly.OldestFirst:
+			return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+		case dayfly.ByName:
+			return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
+		}
+		return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), cmp.Compare(b.ID, a.ID))
+	})
+	from, _ := strconv.Atoi(q.Cursor)
+	list = list[min(max(from, 0), len(list)):]
+	limit := cmp.Or(q.Limit, dayfly.DefaultPage)
+	if len(list) <= limit {
+		return dayfly.Page{Workspaces: list}
+	}
+	return dayfly.Page{Workspaces: list[:limit], Next: strconv.Itoa(from + limit)}
+}
+
+// minPrefix is the least of an id that stands for it.
+const minPrefix = 4
+
+// Resolve finds a workspace by its id, name, or the beginning of its id.
+func (h *Host) Resolve(ctx context.Context, ref string) (dayfly.ID, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var found []dayfly.ID
+	for id, w := range h.of {
+		switch {
+		case !dayfly.CallerOf(ctx).Sees(w.Workspace):
+		case string(id) == ref:
+			return id, nil
+		case w.Name == ref, len(ref) >= minPrefix && strings.HasPrefix(string(id), ref):
+			found = append(found, id)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", dayfly.Errorf(dayfly.NotFound, "there is no workspace %s", ref)
+	case 1:
+		return found[0], nil
+	}
+	return "", dayfly.Errorf(dayfly.Conflict, "%s may be any of %v: write more of the id", ref, found)
+}
+
+// Restart stops and starts a workspace.
+func (h *Host) Restart(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
+	if _, err := h.Stop(ctx, id); err != nil {
+		return dayfly.Workspace{}, err
+	}
+	return h.Start(ctx, id)
+}
+
+// Update sets what u names.
+func (h *Host) Update(ctx context.Context, id dayfly.ID, u dayfly.Update) (dayfly.Workspace, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w, err := h.find(ctx, id)
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	spec := w.Spec
+	set(&spec.Name, u.Name)
+	set(&spec.Timeout, u.Timeout)
+	set(&spec.OnTimeout, u.OnTimeout)
+	set(&spec.Keep, u.Keep)
+	set(&spec.Idle, u.Idle)
+	set(&spec.Restart, u.Restart)
+	set(&spec.CPUs, u.CPUs)
+	set(&spec.MemoryMiB, u.MemoryMiB)
+	set(&spec.DiskMiB, u.DiskMiB)
+	if u.Metadata != nil {
+		spec.Metadata = u.Metadata
+	}
+	if spec, err = spec.Normal(); err != nil {
+		return dayfly.Workspace{}, err
+	}
+	w.Spec, w.Name = spec, spec.Name
+	h.tell(ctx, dayfly.WorkspaceUpdated, w.Workspace)
+	return w.Workspace, nil
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// KeepAlive moves the end of a workspace, which it does not carry out.
+func (h *Host) KeepAlive(ctx context.Context, id dayfly.ID, timeout *int) (dayfly.Workspace, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w, err := h.find(ctx, id)
+	if err != nil {
+		return dayfly.Workspace{}, err
+	}
+	now := time.Now().UTC()
+	w.UsedAt, w.ExpiresAt = &now, nil
+	seconds := w.Spec.Timeout
+	set(&seconds, timeout)
+	if seconds > 0 {
+		end := now.Add(time.Duration(seconds) * time.Second)
+		w.ExpiresAt = &end
+	}
+	return w.Workspace, nil
+}
+
+func (s server) once(ctx context.Context, name string) (dayfly.ID, bool) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	id, ok := s.sv.once[dayfly.CallerOf(ctx).Home()+"/"+name]
+	return id, ok && name != ""
+}
+
+func (s server) made(ctx context.Context, once string, ws dayfly.Workspace) {
+	s.tell(ctx, dayfly.WorkspaceCreated, ws)
+	s.tell(ctx, dayfly.WorkspaceRunning, ws)
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	if once != "" {
+		s.sv.once[ws.Namespace+"/"+once] = ws.ID
+	}
+}
+
+// tell adds an event.
+func (s server) tell(ctx context.Context, what dayfly.EventType, ws dayfly.Workspace) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	seq := int64(len(s.sv.events) + 1)
+	s.sv.events = append(s.sv.events, dayfly.Event{
+		Seq: seq, ID: "e" + strconv.FormatInt(seq, 10), Type: what, At: time.Now().UTC(), Namespace: ws.Namespace,
+		Workspace: ws.ID, State: ws.State, Actor: dayfly.CallerOf(ctx).Key,
+	})
+	close(s.sv.rung)
+	s.sv.rung = make(chan struct{})
+}
+
+// Events returns what happened.
+func (s server) Events(ctx context.Context, q dayfly.EventQuery) ([]dayfly.Event, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	c := dayfly.CallerOf(ctx)
+	var list []dayfly.Event
+	for _, e := range s.sv.events {
+		switch {
+		case e.Seq <= q.After, q.Namespace != "" && q.Namespace != e.Namespace, q.Workspace != "" && q.Workspace != e.Workspace:
+		case len(q.Types) > 0 && !slices.Contains(q.Types, e.Type), c.Bound && c.Namespace != e.Namespace:
+		case len(list) < cmp.Or(q.Limit, dayfly.DefaultPage):
+			list = append(list, e)
+		}
+	}
+	return list, nil
+}
+
+// AwaitEvent waits for an event, of any namespace.
+func (s server) AwaitEvent(ctx context.Context, after int64) error {
+	s.sv.mu.Lock()
+	rung, last := s.sv.rung, int64(len(s.sv.events))
+	s.sv.mu.Unlock()
+	if last > after {
+		return nil
+	}
+	select {
+	case <-rung:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+var errToken = dayfly.Errorf(dayfly.Denied, "the key is not valid: it is unknown, revoked or expired")
+
+// Authenticate knows AdminKey and what was made of it.
+func (s server) Authenticate(_ context.Context, token string) (dayfly.Caller, <-chan struct{}, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	for _, k := range s.sv.keys {
+		if k.secret == token && k.Valid(time.Now()) {
+			return dayfly.Caller{Key: k.ID, Namespace: k.Namespace, Bound: k.Namespace != "", Workspace: k.workspace}, k.revoked, nil
+		}
+	}
+	return dayfly.Caller{}, nil, errToken
+}
+
+func (s server) add(k *key) *key {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	k.CreatedAt, k.revoked = time.Now().UTC(), make(chan struct{})
+	s.sv.keys = append(s.sv.keys, k)
+	return k
+}
+
+// CreateKey makes a key, which is not kept from expiring.
+func (s server) CreateKey(_ context.Context, k dayfly.Key) (dayfly.Key, string, error) {
+	s.sv.mu.Lock()
+	_, known := s.sv.namespaces[k.Namespace]
+	s.sv.mu.Unlock()
+	if k.Namespace != "" && !known {
+		return dayfly.Key{}, "", dayfly.Errorf(dayfly.NotFound, "there is no namespace %s", k.Namespace)
+	}
+	k.ID = strings.ToLower(rand.Text()[:8])
+	made := s.add(&key{Key: k, secret: "dfk_" + k.ID + "_" + strings.ToLower(rand.Text())})
+	return made.Key, made.secret, nil
+}
+
+// Keys returns the keys that the caller sees, newest first.
+func (s server) Keys(ctx context.Context) ([]dayfly.Key, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	c := dayfly.CallerOf(ctx)
+	var list []dayfly.Key
+	for _, k := range slices.Backward(s.sv.keys) {
+		if k.workspace == "" && (!c.Bound || c.Namespace == k.Namespace) {
+			list = append(list, k.Key)
+		}
+	}
+	return list, nil
+}
+
+// RevokeKey ends a key at once.
+func (s server) RevokeKey(_ context.Context, id string) error {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	for _, k := range s.sv.keys {
+		if k.ID != id {
+			continue
+		}
+		if k.RevokedAt == nil {
+			now := time.Now().UTC()
+			k.RevokedAt = &now
+			close(k.revoked)
+		}
+		return nil
+	}
+	return dayfly.Errorf(dayfly.NotFound, "there is no key %s", id)
+}
+
+// CreateToken makes a token of a workspace.
+func (h *Host) CreateToken(ctx context.Context, id dayfly.ID, life time.Duration) (dayfly.Token, error) {
+	ws, err := h.Get(ctx, id)
+	if err != nil {
+		return dayfly.Token{}, err
+	}
+	end := time.Now().UTC().Add(life)
+	k := h.add(&key{
+		Key: dayfly.Key{Namespace: ws.Namespace, ExpiresAt: &end}, workspace: id, secret: "dft_" + strings.ToLower(rand.Text()),
+	})
+	return dayfly.Token{Token: k.secret, Workspace: id, ExpiresAt: end}, nil
+}
+
+// CreateNamespace makes a namespace, whose limits bind nobody.
+func (s server) CreateNamespace(_ context.Context, n dayfly.Namespace) (dayfly.Namespace, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	if _, known := s.sv.namespaces[n.Name]; known {
+		return n, dayfly.Errorf(dayfly.Conflict, "there is a namespace %s already", n.Name)
+	}
+	n.CreatedAt = time.Now().UTC()
+	s.sv.namespaces[n.Name] = n
+	return n, nil
+}
+
+// Namespace returns one namespace.
+func (s server) Namespace(_ context.Context, name string) (dayfly.Namespace, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	n, known := s.sv.namespaces[name]
+	if !known {
+		return n, dayfly.Errorf(dayfly.NotFound, "there is no namespace %s", name)
+	}
+	return n, nil
+}
+
+// Namespaces returns all namespaces, by name.
+func (s server) Namespaces(context.Context) ([]dayfly.Namespace, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.sv.namespaces), func(a, b dayfly.Namespace) int { return cmp.Compare(a.Name, b.Name) }), nil
+}
+
+// UpdateNamespace sets all of a namespace.
+func (s server) UpdateNamespace(ctx context.Context, n dayfly.Namespace) (dayfly.Namespace, error) {
+	was, err := s.Namespace(ctx, n.Name)
+	if err != nil {
+		return n, err
+	}
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	n.CreatedAt = was.CreatedAt
+	s.sv.namespaces[n.Name] = n
+	return n, nil
+}
+
+// DeleteNamespace deletes an empty namespace.
+func (h *Host) DeleteNamespace(ctx context.Context, name string) error {
+	if _, err := h.Namespace(ctx, name); err != nil {
+		return err
+	}
+	if q, _ := h.Quota(ctx, name); q.Used.Workspaces > 0 {
+		return dayfly.Errorf(dayfly.Conflict, "namespace %s has %d workspaces: delete them first", name, q.Used.Workspaces)
+	}
+	h.sv.mu.Lock()
+	defer h.sv.mu.Unlock()
+	delete(h.sv.namespaces, name)
+	return nil
+}
+
+// Quota counts what a namespace holds.
+func (h *Host) Quota(ctx context.Context, name string) (dayfly.Quota, error) {
+	n, err := h.Namespace(ctx, name)
+	if err != nil {
+		return dayfly.Quota{}, err
+	}
+	q := dayfly.Quota{Namespace: name, Limits: n.Limits}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, w := range h.of {
+		if w.Namespace == name {
+			q.Used.Workspaces++
+			q.Used.DiskMiB += w.Spec.DiskMiB
+		}
+	}
+	return q, nil
+}
+
+// CreateWebhook keeps a webhook, which nothing is sent to.
+func (s server) CreateWebhook(_ context.Context, w dayfly.Webhook) (dayfly.Webhook, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	w.ID, w.Secret, w.CreatedAt = "h"+strconv.Itoa(len(s.sv.hooks)+1), "whsec_c2VjcmV0", time.Now().UTC()
+	s.sv.hooks = append(s.sv.hooks, w)
+	return w, nil
+}
+
+// Webhooks returns all webhooks.
+func (s server) Webhooks(context.Context) ([]dayfly.Webhook, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	return slices.Clone(s.sv.hooks), nil
+}
+
+// Webhook returns one webhook.
+func (s server) Webhook(_ context.Context, id string) (dayfly.Webhook, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	for _, w := range s.sv.hooks {
+		if w.ID == id {
+			return w, nil
+		}
+	}
+	return dayfly.Webhook{}, dayfly.Errorf(dayfly.NotFound, "there is no webhook %s", id)
+}
+
+// UpdateWebhook sets a webhook.
+func (s server) UpdateWebhook(ctx context.Context, w dayfly.Webhook) (dayfly.Webhook, error) {
+	if _, err := s.Webhook(ctx, w.ID); err != nil {
+		return w, err
+	}
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	for i := range s.sv.hooks {
+		if s.sv.hooks[i].ID == w.ID {
+			s.sv.hooks[i] = w
+		}
+	}
+	return w, nil
+}
+
+// DeleteWebhook forgets a webhook.
+func (s server) DeleteWebhook(ctx context.Context, id string) error {
+	if _, err := s.Webhook(ctx, id); err != nil {
+		return err
+	}
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	s.sv.hooks = slices.DeleteFunc(s.sv.hooks, func(w dayfly.Webhook) bool { return w.ID == id })
+	return nil
+}
+
+// Deliveries has one that was given up.
+func (s server) Deliveries(ctx context.Context, id string) ([]dayfly.Delivery, error) {
+	if _, err := s.Webhook(ctx, id); err != nil {
+		return nil, err
+	}
+	return []dayfly.Delivery{{Webhook: id, Attempts: 3, Status: 500, Event: dayfly.Event{Seq: 1, ID: "e1", Type: dayfly.WorkspaceCreated, State: dayfly.Creating}}}, nil
+}
+
+// AddAudit keeps an entry.
+func (s server) AddAudit(_ context.Context, e dayfly.AuditEntry) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	e.Seq = int64(len(s.sv.audit) + 1)
+	s.sv.audit = append(s.sv.audit, e)
+}
+
+// Audit returns the entries, newest first.
+func (s server) Audit(_ context.Context, q dayfly.AuditQuery) ([]dayfly.AuditEntry, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	var list []dayfly.AuditEntry
+	for _, e := range slices.Backward(s.sv.audit) {
+		if (q.Before == 0 || e.Seq < q.Before) && (q.Namespace == "" || q.Namespace == e.Namespace) && len(list) < cmp.Or(q.Limit, dayfly.DefaultPage) {
+			list = append(list, e)
+		}
+	}
+	return list, nil
+}
+
+// Log is three lines; followed, it goes on until it is closed.
+func (h *Host) Log(ctx context.Context, id dayfly.ID, q dayfly.LogQuery) (io.ReadCloser, error) {
+	if _, err := h.Get(ctx, id); err != nil {
+		return nil, err
+	}
+	lines := []string{"one\n", "two\n", "three\n"}
+	if q.Tail > 0 && q.Tail < len(lines) {
+		lines = lines[len(lines)-q.Tail:]
+	}
+	r, w := io.Pipe()
+	go func() {
+		for _, l := range lines {
+			_, _ = io.WriteString(w, l)
+		}
+		if !q.Follow {
+			_ = w.Close()
+		}
+	}()
+	return r, nil
+}
+
+// Metrics are the same for every workspace.
+func (h *Host) Metrics(ctx context.Context, id dayfly.ID) (dayfly.Metrics, error) {
+	if _, err := h.Get(ctx, id); err != nil {
+		return dayfly.Metrics{}, err
+	}
+	return dayfly.Metrics{At: time.Now().UTC(), CPUs: 1, CPUSeconds: 1.5, MemoryBytes: 512 << 20, MemoryUsed: 64 << 20, UptimeS: 3}, nil
+}
+
+// Ready is true.
+func (*Host) Ready(context.Context) error { return nil }
