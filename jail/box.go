@@ -26,6 +26,7 @@ type Jail struct {
 	program program
 	line    *line
 	proc    *Process // the first process, which becomes the VMM
+	who     occupant // the same, as recorded
 
 	mu      sync.Mutex // guards what follows
 	started bool
@@ -119,7 +120,8 @@ func (j *Jail) record(p phase) error {
 	if err != nil {
 		return fmt.Errorf("jail: first process: %w", err)
 	}
-	return j.pool.ids.write(j.uid, occupant{j.proc.PID(), at, p})
+	j.who = occupant{j.proc.PID(), at, p}
+	return j.pool.ids.write(j.uid, j.who)
 }
 
 func (j *Jail) setup() setup {
@@ -355,6 +357,9 @@ func (j *Jail) Close() error {
 	}
 	if j.uid != 0 {
 		errs = append(errs, j.pool.ids.give(j.uid))
+	}
+	if j.pool.over() {
+		j.pool.tree.uproot()
 	}
 	j.err = errors.Join(errs...)
 	return j.err

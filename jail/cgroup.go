@@ -166,7 +166,7 @@ func (g *group) dirs() []string {
 // taken back on error: remove does that.
 func (g *group) make(pid int) error {
 	for _, dir := range g.dirs() {
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // those of the kernel's tree, as everywhere in it
+		if err := g.tree.mkdir(dir); err != nil {
 			return fmt.Errorf("jail: control group: %w", err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0o644); err != nil { //nolint:gosec // the file is there, and the kernel's
@@ -174,6 +174,34 @@ func (g *group) make(pid int) error {
 		}
 	}
 	return nil
+}
+
+// mkdir makes one group. The directory of them all goes with the pool that
+// closes last, and so may have gone since it was planted.
+func (t *tree) mkdir(dir string) (err error) {
+	const tries = 3
+	for range tries {
+		err = os.Mkdir(dir, 0o755)
+		if err == nil || errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for controller, p := range t.places {
+			if p.dir == filepath.Dir(dir) {
+				err = errors.Join(err, p.usable(controller))
+			}
+		}
+	}
+	return err
+}
+
+// uproot removes the directories if no jail of any pool is in them.
+func (t *tree) uproot() {
+	for _, dir := range (&group{t, ""}).dirs() {
+		_ = unix.Rmdir(dir) // with groups in it, it stays
+	}
 }
 
 // setting is one file of a group and what is written to it.

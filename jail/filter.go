@@ -1,6 +1,7 @@
 package jail
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"runtime"
@@ -105,11 +106,10 @@ func filter() []unix.SockFilter {
 		jump(atLeast, foreignNumbers, 0, 1),
 		stmt(conclude, unix.SECCOMP_RET_KILL_PROCESS),
 	}
-	for _, nr := range slices.Sorted(maps.Keys(fatal)) {
-		prog = append(prog, jump(equal, nr, 0, 1), stmt(conclude, unix.SECCOMP_RET_USER_NOTIF))
-	}
-	for _, nr := range fatalHere {
-		prog = append(prog, jump(equal, nr, 0, 1), stmt(conclude, unix.SECCOMP_RET_USER_NOTIF))
+	for _, names := range []map[uint32]string{fatal, fatalHere} {
+		for _, nr := range slices.Sorted(maps.Keys(names)) {
+			prog = append(prog, jump(equal, nr, 0, 1), stmt(conclude, unix.SECCOMP_RET_USER_NOTIF))
+		}
 	}
 	for _, r := range refused {
 		prog = append(prog, jump(equal, r.nr, 0, 1), refusal(r.errno))
@@ -173,10 +173,7 @@ func hear(listener int) (nr int, err error) {
 	return int(n.nr), nil
 }
 
-// callName is a system call's name where we have one.
+// callName is a fatal call's name.
 func callName(nr int) string {
-	if name, ok := fatal[uint32(nr)]; ok {
-		return name
-	}
-	return fmt.Sprintf("number %d", nr)
+	return cmp.Or(fatal[uint32(nr)], fatalHere[uint32(nr)], fmt.Sprintf("number %d", nr))
 }

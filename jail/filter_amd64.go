@@ -13,5 +13,7 @@ const (
 // refusedHere and fatalHere are calls that other architectures have not.
 var (
 	refusedHere = []uint32{unix.SYS_FORK, unix.SYS_VFORK, unix.SYS_MKNOD, unix.SYS_MODIFY_LDT}
-	fatalHere   = []uint32{unix.SYS_IOPL, unix.SYS_IOPERM, unix.SYS_CREATE_MODULE, unix.SYS_USELIB, unix.SYS__SYSCTL}
+	fatalHere   = map[uint32]string{
+		unix.SYS_IOPL: "iopl", unix.SYS_IOPERM: "ioperm", unix.SYS_CREATE_MODULE: "create_module", unix.SYS_USELIB: "uselib", unix.SYS__SYSCTL: "_sysctl",
+	}
 )

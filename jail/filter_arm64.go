@@ -8,4 +8,7 @@ const (
 )
 
 // refusedHere and fatalHere are calls that other architectures have not.
-var refusedHere, fatalHere []uint32
+var (
+	refusedHere []uint32
+	fatalHere   map[uint32]string
+)

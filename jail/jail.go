@@ -35,6 +35,9 @@ import (
 // one user could reach each other.
 const DefaultDir = "/run/dayfly/jail"
 
+// defaultGroup is the control group that those of jails lie in.
+const defaultGroup = "dayfly"
+
 // Range is a range of user ids, each also that of a group. Nobody else on the
 // host may have one of them.
 type Range struct{ First, Count int }
@@ -142,7 +145,7 @@ func Open(o Options) (*Pool, error) {
 		o.UIDs = DefaultRange
 	}
 	if o.Cgroup == "" {
-		o.Cgroup = "dayfly"
+		o.Cgroup = defaultGroup
 	}
 	if o.Self == "" {
 		o.Self = "/proc/self/exe"
@@ -347,7 +350,15 @@ func (p *Pool) Close() error {
 		errs = append(errs, j.Close())
 	}
 	p.filling.Wait()
+	p.tree.uproot()
 	return errors.Join(append(errs, p.ids.release())...)
+}
+
+// over reports whether the pool was closed.
+func (p *Pool) over() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
 }
 
 // able names what of the rights that jails are made with this process lacks.

@@ -19,6 +19,9 @@ import (
 // jail's first process, and that of a hostile VMM (see probe_test.go).
 func TestMain(m *testing.M) {
 	Enter()
+	if len(os.Args) > 1 && os.Args[1] == ownerMark {
+		os.Exit(own(os.Args[2:]))
+	}
 	if len(os.Args) > 2 && os.Args[1] == probeMark {
 		os.Exit(probe(os.Args[2:]))
 	}
@@ -64,9 +67,6 @@ func openPool(t testing.TB, o Options) *Pool {
 	t.Cleanup(func() {
 		if err := p.Close(); err != nil {
 			t.Error(err)
-		}
-		for _, dir := range (&group{p.tree, ""}).dirs() {
-			_ = os.Remove(dir) // while another test's jails are in it, that one does it
 		}
 	})
 	return p

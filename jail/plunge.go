@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os/signal"
 	"syscall"
 	"unsafe"
 
@@ -89,6 +90,9 @@ func (c *start) bound() error {
 			return err
 		}
 	}
+	// A file that would grow too large is then an error of that write, which the
+	// guest sees as one of its disk's, and not the VMM's end.
+	signal.Ignore(unix.SIGXFSZ)
 	return nil
 }
 

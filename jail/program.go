@@ -79,6 +79,7 @@ const maxLibraries = 1000
 // the loader knows by its cache.
 type resolver struct {
 	program
+	todo  []bind          // whose libraries have not been looked for
 	extra []string        // directories of ld.so.conf
 	have  map[string]bool // by the name in the jail
 	class elf.Class
@@ -106,14 +107,13 @@ func resolve(path string) (program, error) {
 	if interpreter != "" {
 		r.add(interpreter)
 	}
-	for i := 0; i < len(r.binds); i++ {
+	for len(r.todo) > 0 {
 		if len(r.binds) > maxLibraries {
 			return program{}, dayfly.Errorf(dayfly.Invalid, "jail: %s needs more than %d libraries", path, maxLibraries)
 		}
-		if !r.binds[i].Exec {
-			continue // the loader's cache
-		}
-		if err := r.needs(r.binds[i]); err != nil {
+		next := r.todo[0]
+		r.todo = r.todo[1:]
+		if err := r.needs(next); err != nil {
 			return program{}, err
 		}
 	}
@@ -135,7 +135,8 @@ func (r *resolver) add(path string) string {
 	if err != nil {
 		from = path // the mount will say what is missing
 	}
-	r.binds = append(r.binds, bind{From: from, To: to, Exec: true})
+	b := bind{From: from, To: to, Exec: true}
+	r.binds, r.todo = append(r.binds, b), append(r.todo, b)
 	return to
 }
 

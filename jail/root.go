@@ -107,11 +107,11 @@ func put(fd int, at string, dir bool, attrs uint64) error {
 }
 
 func mountPoint(at string, dir bool) error {
-	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil { //nolint:gosec // an empty directory of the jail's root
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
 		return err
 	}
 	if dir {
-		return os.MkdirAll(at, 0o755) //nolint:gosec // an empty directory of the jail's root
+		return os.MkdirAll(at, 0o755)
 	}
 	f, err := os.OpenFile(at, os.O_RDONLY|os.O_CREATE, 0o444) //nolint:gosec // an empty file to mount over
 	if err != nil {
@@ -124,7 +124,7 @@ func mountPoint(at string, dir bool) error {
 // one in the jail where device files count.
 func (s *setup) devices() error {
 	dev := filepath.Join(s.Top, "dev")
-	if err := os.Mkdir(dev, 0o755); err != nil { //nolint:gosec // an empty directory of the jail's root
+	if err := os.Mkdir(dev, 0o755); err != nil {
 		return err
 	}
 	if err := mountNew("tmpfs", dev, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, "size=4k", "nr_inodes=10", "mode=0755"); err != nil {
@@ -164,7 +164,7 @@ func (s *setup) devices() error {
 // its descriptors again by /proc/self/fd.
 func (s *setup) proc() error {
 	at := filepath.Join(s.Top, "proc")
-	if err := os.Mkdir(at, 0o755); err != nil { //nolint:gosec // an empty directory of the jail's root
+	if err := os.Mkdir(at, 0o755); err != nil {
 		return err
 	}
 	return mountNew("proc", at, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_RDONLY, "subset=pid", "hidepid=invisible")

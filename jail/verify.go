@@ -51,10 +51,8 @@ func (j *Jail) verify(pid int) error {
 	if err == nil && !j.group.holds(pid) {
 		err = fmt.Errorf("it is not in its control groups")
 	}
-	select {
-	case <-j.proc.Done():
+	if err != nil && !j.who.alive() {
 		return nil // it has run, and its exit says more
-	default:
 	}
 	if err != nil {
 		return &dayfly.Error{Kind: dayfly.Internal, Msg: "jail: the machine's process is not jailed as it should be and was ended", Err: err}

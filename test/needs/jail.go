@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -14,6 +15,19 @@ var jail = &capability{name: "jail", remedy: "run as root with CAP_SYS_ADMIN on 
 
 // Jail needs the right to make the namespaces and mounts of a jail.
 func Jail(t testing.TB) { t.Helper(); jail.require(t) }
+
+// Controller needs a kind of limit that the host's control groups offer; lacks
+// are those it does not.
+func Controller(t testing.TB, name string, lacks []string) {
+	t.Helper()
+	c := &capability{name: "cgroup", remedy: "run as root where control groups can be written to", probe: func() (string, error) {
+		if slices.Contains(lacks, name) {
+			return "", fmt.Errorf("no %s controller", name)
+		}
+		return "", nil
+	}}
+	c.require(t)
+}
 
 // probeJail starts a program in namespaces like those of a jail.
 func probeJail() (string, error) {
