@@ -318,10 +318,14 @@ func (l *launch) explain(ctx context.Context, err error) error {
 	if _, old := l.driver.Version(ctx); old != nil {
 		return old
 	}
-	// Of one that ended over a request its answer may have got lost.
-	said := l.m.words.Bytes()
-	return refused(l.asked, string(said[max(0, len(said)-wordsShown):]), errors.Join(err, l.m.lastWords()))
+	err = errors.Join(err, l.m.lastWords())
+	if l.asked == loading { // it ends over a state that it cannot load, and its answer may get lost
+		return refused(l.asked, "", err)
+	}
+	return &dayfly.Error{Kind: dayfly.Internal, Msg: "firecracker did not start the machine", Err: err}
 }
+
+const loading = http.MethodPut + " /snapshot/load"
 
 // refused is the error of a Firecracker that did not do what it was asked.
 func refused(asked, words string, err error) error {

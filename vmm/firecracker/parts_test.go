@@ -1,0 +1,279 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+func TestMachineDirIsFoundAgain(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"/state/w1", "/with, comma,,and:colon", "/"} {
+		if got, ok := machineDir(processName(vmm.Config{ID: "w1", Dir: dir})); !ok || got != dir {
+			t.Errorf("machineDir = %q, %v; want %q", got, ok, dir)
+		}
+	}
+	for _, name := range []string{"", "firecracker", "firecracker:dayfly:w1", "firecracker:dayfly:w1:state", "sh -c firecracker:dayfly:w1:/state"} {
+		if got, ok := machineDir(name); ok {
+			t.Errorf("machineDir of %q = %q", name, got)
+		}
+	}
+}
+
+// TestSilentAPIIsNamed has a bound of ten seconds pass in no time.
+func TestSilentAPIIsNamed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var ends []net.Conn
+		a := newAPI(func(context.Context) (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			ends = append(ends, theirs)
+			go func() { _, _ = io.Copy(io.Discard, theirs) }() // hears all, and answers nothing
+			return ours, nil
+		}, defaultLimits)
+		began := time.Now()
+		err := a.do(t.Context(), request{http.MethodPut, "/vsock", vsockConfig{3, "v"}, false}, nil)
+		if dayfly.KindOf(err) != dayfly.Unavailable || !strings.Contains(err.Error(), "PUT /vsock") {
+			t.Errorf("error is %v", err)
+		}
+		if took := time.Since(began); took != defaultLimits.answer {
+			t.Errorf("it took %s, want %s", took, defaultLimits.answer)
+		}
+		for _, c := range ends {
+			_ = c.Close()
+		}
+		a.close()
+	})
+}
+
+func TestFaultIsQuotedAndShort(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, `{"fault_message": "\u001b[2J`+strings.Repeat("x", 10_000)+`"}`)
+	}))
+	defer s.Close()
+	a := newAPI(func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", s.Listener.Addr().String())
+	}, defaultLimits)
+	defer a.close()
+	err := a.do(t.Context(), request{http.MethodGet, "/", nil, false}, nil)
+	var f *fault
+	if !errors.As(err, &f) || f.status != http.StatusBadRequest || strings.ContainsRune(err.Error(), 0x1b) || len(err.Error()) > 2000 {
+		t.Errorf("error is %.200q", err)
+	}
+}
+
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
+func mapsOf(areas ...area) string {
+	return `55d0c0000000-55d0c0100000 r-xp 00000000 08:01 77                         /usr/bin/firecracker
+55d0c0200000-55d0c0300000 rw-p 00100000 08:01 77                         /usr/bin/firecracker
+55d0c1000000-55d0c9000000 rw-p 00000000 00:00 0                          [heap]
+7f0000000000-7f0008000000 rw-s 00000000 00:01 12                         /memfd:shared (deleted)
+7f0010000000-7f0018000000 ---p 00000000 00:00 0
+` + textOf(areas)
+}
+
+func textOf(areas []area) string {
+	var b strings.Builder
+	for _, a := range areas {
+		b.WriteString(formatArea(a))
+	}
+	return b.String()
+}
+
+func TestRAMOfAFileIsFound(t *testing.T) {
+	t.Parallel()
+	const inode = 4711
+	for name, c := range map[string]struct {
+		areas []area
+		size  int64
+		want  []vmm.Mapping
+	}{
+		"one": {[]area{{0x1000_0000, 0x1800_0000, 0, inode}}, 128 * mib, []vmm.Mapping{{Addr: 0x1000_0000, Len: 128 * mib}}},
+		"its beginning given to the host": {
+			[]area{{0x1000_0000, 0x1100_0000, 0, 0}, {0x1100_0000, 0x1800_0000, 0x100_0000, inode}}, 128 * mib,
+			[]vmm.Mapping{{Addr: 0x1000_0000, Len: 128 * mib}},
+		},
+		"two apart": {
+			[]area{{1 * gib, 2 * gib, 3 * gib, inode}, {5 * gib, 8 * gib, 0, inode}}, 4 * gib,
+			[]vmm.Mapping{{Addr: 5 * gib, Len: 3 * gib}, {Addr: 1 * gib, Len: 1 * gib}},
+		},
+		"two that became one": {
+			[]area{{8 * gib, 12 * gib, 0, inode}}, 4 * gib,
+			[]vmm.Mapping{{Addr: 8 * gib, Len: 3 * gib}, {Addr: 11 * gib, Len: 1 * gib}},
+		},
+		"none": {[]area{{0x1000_0000, 0x1800_0000, 0, 1}}, 128 * mib, nil},
+	} {
+		got, err := ofFile(parseMaps(mapsOf(c.areas...)), inode, regions(c.size))
+		if !slices.Equal(got, c.want) || (err == nil) != (c.want != nil) {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
+		}
+	}
+}
+
+func TestRAMWithoutAFileIsFound(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		areas  []area
+		size   int64
+		kernel uint64 // where the guest's kernel says its RAM begins
+		want   []vmm.Mapping
+	}{
+		"one of that size": {[]area{{0x1000, 0x9000, 0, 0}, {1 * gib, 1*gib + 256*mib, 0, 0}}, 256 * mib, 0, []vmm.Mapping{{Addr: 1 * gib, Len: 256 * mib}}},
+		"two of that size": {
+			[]area{{1 * gib, 1*gib + 256*mib, 0, 0}, {2 * gib, 2*gib + 256*mib, 0, 0}}, 256 * mib, 2 * gib,
+			[]vmm.Mapping{{Addr: 2 * gib, Len: 256 * mib}},
+		},
+		"two, and no kernel":    {[]area{{1 * gib, 1*gib + 256*mib, 0, 0}, {2 * gib, 2*gib + 256*mib, 0, 0}}, 256 * mib, 0, nil},
+		"at the end of another": {[]area{{1 * gib, 1*gib + 260*mib, 0, 0}}, 256 * mib, 1*gib + 4*mib, []vmm.Mapping{{Addr: 1*gib + 4*mib, Len: 256 * mib}}},
+		"two regions": {
+			[]area{{1 * gib, 2 * gib, 0, 0}, {4 * gib, 7 * gib, 0, 0}}, 4 * gib, 0,
+			[]vmm.Mapping{{Addr: 4 * gib, Len: 3 * gib}, {Addr: 1 * gib, Len: 1 * gib}},
+		},
+		"the upper one lies below": {[]area{{4 * gib, 8 * gib, 0, 0}}, 4 * gib, 5 * gib, []vmm.Mapping{{Addr: 5 * gib, Len: 3 * gib}, {Addr: 4 * gib, Len: 1 * gib}}},
+		"the upper one lies above": {[]area{{4 * gib, 8 * gib, 0, 0}}, 4 * gib, 4 * gib, []vmm.Mapping{{Addr: 4 * gib, Len: 3 * gib}, {Addr: 7 * gib, Len: 1 * gib}}},
+		"none":                     {nil, 256 * mib, 0, nil},
+	} {
+		got, err := anonymous(parseMaps(mapsOf(c.areas...)), regions(c.size), func(at uint64) bool { return at == c.kernel })
+		if c.want == nil {
+			if err == nil {
+				t.Errorf("%s: found %+v", name, got)
+			}
+			continue
+		}
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
+		}
+	}
+}
+
+func FuzzMapsHoldNoSurprise(f *testing.F) {
+	f.Add(mapsOf(area{0x1000_0000, 0x1800_0000, 0, 0}), int64(128*mib))
+	f.Add(mapsOf(area{1 * gib, 2 * gib, 3 * gib, 4711}, area{5 * gib, 8 * gib, 0, 4711}), int64(4*gib))
+	f.Add("ffffffffffffffff-0 rw-p ffffffffffffffff 00:00 18446744073709551615", int64(1))
+	f.Fuzz(func(t *testing.T, text string, size int64) {
+		if size <= 0 || size > 64*gib {
+			return
+		}
+		areas := parseMaps(text)
+		for _, find := range []func() ([]vmm.Mapping, error){
+			func() ([]vmm.Mapping, error) { return ofFile(areas, 4711, regions(size)) },
+			func() ([]vmm.Mapping, error) {
+				return anonymous(areas, regions(size), func(uint64) bool { return true })
+			},
+		} {
+			parts, err := find()
+			whole := int64(0)
+			for _, p := range parts {
+				whole += p.Len
+			}
+			if err == nil && whole != size {
+				t.Fatalf("found %+v for a RAM of %d bytes", parts, size)
+			}
+		}
+	})
+}
+
+func FuzzHandshakeTakesNoMoreThanItsLine(f *testing.F) {
+	for _, said := range []string{"OK 1073741824\nhello", "OK \n", "NO 1\n", "OK 99999999999999", "", "\n"} {
+		f.Add([]byte(said))
+	}
+	f.Fuzz(func(t *testing.T, said []byte) {
+		ours, theirs := net.Pipe()
+		defer ours.Close()
+		rest := make(chan []byte, 1)
+		go func() {
+			defer theirs.Close()
+			line := make([]byte, len("CONNECT 1024\n"))
+			if _, err := io.ReadFull(theirs, line); err != nil {
+				rest <- nil
+				return
+			}
+			n, _ := theirs.Write(said) // ends when nobody reads any more
+			rest <- said[n:]
+		}()
+		err := shake(ours, AgentPort)
+		_ = ours.Close()
+		left := <-rest
+		if i := strings.IndexByte(string(said), '\n'); err == nil && (i < 0 || len(left) != len(said)-i-1) {
+			t.Fatalf("of %q it left %q", said, left)
+		}
+		if len(said)-len(left) > maxOK {
+			t.Fatalf("it read %d bytes", len(said)-len(left))
+		}
+	})
+}
+
+// TestInterruptedSetDriveIsSeenThrough has its owner die at each of its steps.
+func TestInterruptedSetDriveIsSeenThrough(t *testing.T) {
+	t.Parallel()
+	const was, set, name, next = "/was", "/set", "drive0", "drive0.new"
+	for step, c := range []struct {
+		knows string            // by which name Firecracker has it
+		links map[string]string // what is in the directory
+		want  string
+	}{
+		{name, map[string]string{name: was}, was},
+		{name, map[string]string{name: was, next: set}, was},
+		{next, map[string]string{name: was, next: set}, set},
+		{next, map[string]string{name: set}, set},
+		{name, map[string]string{name: set}, set},
+	} {
+		h, err := openHome(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for link, to := range c.links {
+			if err := h.link(to, link); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := h.behind(vmConfig{Drives: []driveConfig{{ID: name, Path: c.knows}}}, 0)
+		if err != nil || got != c.want {
+			t.Errorf("after step %d: %q, %v; want %q", step, got, err, c.want)
+		}
+		if err := h.remove(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestKernelIsRecognised(t *testing.T) {
+	t.Parallel()
+	if _, _, err := kernelBanner(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("kernelBanner = %v", err)
+	}
+	if holdsKernel(os.Getpid(), 0x1000, filepath.Join(t.TempDir(), "none")) {
+		t.Error("a kernel that is not there was found")
+	}
+}
+
+func formatArea(a area) string {
+	line := strings.Join([]string{hex(a.start) + "-" + hex(a.end), "rw-p", hex(a.offset), "00:01", strconv.FormatUint(a.inode, 10)}, " ")
+	if a.inode != 0 {
+		line += "     /memfd:memory (deleted)"
+	}
+	return line + "\n"
+}
+
+func hex(n uint64) string { return strconv.FormatUint(n, 16) }
