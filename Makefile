@@ -14,7 +14,7 @@ FUZZTIME ?= 20s
 TEST_STATE := $(CURDIR)/build/test-state
 GUEST := cmd/dayfly/guestbin/dayfly-guest
 # Packages without machines, which the race detector can run in little time.
-RACE := ./undo ./keyring ./api/... ./client/... ./node/... ./guest/wire ./vmm/fake ./snapshot ./template
+RACE := ./undo ./keyring ./api/... ./client/... ./node/... ./guest/wire ./vmm/fake ./snapshot ./store ./template
 
 MAKEFLAGS += --no-print-directory
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin

@@ -67,6 +67,7 @@ have_ca() { [ -s /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki/tls/certs
 have_keyring() { [ -s /usr/share/keyrings/debian-archive-keyring.gpg ]; }
 have_kernel_package() { [ -n "$(newest_kernel_package)" ]; }
 have_venv() { have python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
+have_postgres() { ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; }
 have_libc() { [ -e /usr/include/stdio.h ]; }
 have_libelf() { [ -e /usr/include/libelf.h ]; }
 have_libssl() { [ -e /usr/include/openssl/ssl.h ]; }
@@ -99,6 +100,9 @@ wants() {
 		gcc gcc
 		have_libc libc6-dev
 		have_venv python3-venv
+		have_postgres postgresql
+		mkfs.xfs xfsprogs
+		mkfs.btrfs btrfs-progs
 	END
 	kernel) cat <<-END ;;
 		gcc gcc
@@ -191,8 +195,24 @@ needs_backports() {
 	esac
 }
 
+# no_cluster keeps Debian's package from making and starting a database server
+# of its own, on a machine that has none: tests start theirs and end them.
+no_cluster() {
+	dir=/etc/postgresql-common/createcluster.d
+	[ ! -e /etc/postgresql-common/createcluster.conf ] || return 0 # it is there with the package
+	mkdir -p "$dir"
+	{
+		echo "# Written by Dayfly's packaging/setup.sh: its tests want the programs, and no server"
+		echo "# that runs all the time. Delete this file to get one with the next version."
+		echo "create_main_cluster = false"
+	} >"$dir/dayfly.conf"
+}
+
 install_packages() {
 	update_lists
+	case " $1 " in
+	*[[:space:]]postgresql[[:space:]]*) no_cluster ;;
+	esac
 	plain='' newer=''
 	for package in $1; do
 		if needs_backports "$package"; then
@@ -256,7 +276,7 @@ explain() {
 		  QEMU $qemu_major or later (qemu-system-x86_64)   mke2fs and debugfs of e2fsprogs, 1.47 or later
 		  mmdebstrap and the Debian archive keyring   Go 1.$go_minor or later
 		  git, make, CA certificates$(case $purpose in
-			test) printf '\n  gcc and the C library'\''s headers, Python 3 with venv' ;;
+			test) printf '\n  gcc and the C library'\''s headers, Python 3 with venv, the PostgreSQL server,\n  mkfs.xfs and mkfs.btrfs' ;;
 			kernel) printf '\n  gcc, binutils, bc, flex, bison, xz, the headers of libelf and OpenSSL,\n  and the kernel'\''s source as /usr/src/linux-source-%s.tar.xz' "$kernel_series" ;;
 			esac)
 

@@ -74,9 +74,9 @@ func (r Record) columns() ([]any, error) {
 		return nil, err
 	}
 	return []any{
-		string(r.ID), r.Name, string(r.State), flag(r.amounts().Running > 0),
+		string(r.ID), r.Name, string(r.State), bit(r.amounts().Running > 0),
 		r.Spec.CPUs, r.Spec.MemoryMiB, r.Spec.DiskMiB, r.Spec.Image,
-		flag(r.Durable), flag(r.StoppedByCaller), microsPtr(r.ExpiresAt), text,
+		bit(r.Durable), bit(r.StoppedByCaller), microsPtr(r.ExpiresAt), text,
 	}, nil
 }
 

@@ -55,10 +55,13 @@ func (s *Store) transact(ctx context.Context, doing string, f func(context.Conte
 		err = ctx.Err()
 	}
 	if err != nil {
-		return errors.Join(err, discard(conn, tx.Rollback()))
+		if tx.Rollback() != nil {
+			discard(conn)
+		}
+		return err
 	}
 	if err := tx.Commit(); err != nil {
-		_ = discard(conn, err)
+		discard(conn)
 		if isLost(err) {
 			e := dayfly.Errorf(dayfly.Unavailable,
 				"%s: the connection to the database broke at the last moment, so this may or may not have been done: look, or ask again with the same ids", doing)
@@ -71,11 +74,8 @@ func (s *Store) transact(ctx context.Context, doing string, f func(context.Conte
 }
 
 // discard closes a connection for good whose transaction has not ended in order.
-func discard(conn *sql.Conn, err error) error {
-	if err != nil {
-		_ = conn.Raw(func(any) error { return driver.ErrBadConn })
-	}
-	return nil
+func discard(conn *sql.Conn) {
+	_ = conn.Raw(func(any) error { return driver.ErrBadConn })
 }
 
 // retry runs f until it has an outcome of its own. A connection of before the

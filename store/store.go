@@ -9,8 +9,18 @@
 // are written together or not at all; the limits of a namespace hold for what is
 // stored at any moment, whoever writes at the same time.
 //
-// A database that cannot be reached, is locked for long or full is an
-// Unavailable error, and Exhausted where its disk is full.
+// A database that cannot be reached or is locked for long is an Unavailable
+// error; one whose disk is full is Exhausted. A PostgreSQL that was restarted is
+// used again by the next call.
+//
+// A transaction is done or not, never half. Its caller does not always learn
+// which: when the connection breaks while the commit is under way, the error is
+// Unavailable and says so. To ask again is safe: Create with the same
+// Once.Key returns what was made, and without one is a Conflict if it was; an
+// Update with the revision that was read is a Conflict if it was done. The store
+// repeats by itself only what is certain not to have been done.
+//
+// Any number of processes may use one database at the same time.
 package store
 
 import (

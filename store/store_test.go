@@ -332,7 +332,7 @@ var shuffled = []string{"B", "a", "ä", "Z", "_", "-", "b-a", "b a", "ba", "1", 
 func someNames(n int) []string {
 	var names []string
 	for i := range n {
-		names = append(names, fmt.Sprintf("%s%d", shuffled[rand.N(len(shuffled))], i)) //nolint:gosec // G404: test data
+		names = append(names, fmt.Sprintf("%s%d", shuffled[rand.N(len(shuffled))], i))
 	}
 	return names
 }

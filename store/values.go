@@ -37,7 +37,7 @@ func instantPtr(us sql.NullInt64) *time.Time {
 	return &t
 }
 
-func flag(b bool) int64 {
+func bit(b bool) int64 {
 	if b {
 		return 1
 	}

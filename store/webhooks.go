@@ -58,7 +58,7 @@ func (s *Store) CreateWebhook(ctx context.Context, w dayfly.Webhook) error {
 		}
 		_, err := q.exec(ctx, `INSERT INTO webhooks (id, namespace, active, types, since, created_at, document)
 			VALUES ($1, $2, $3, $4, (SELECT value FROM counters WHERE name = 'events'), $5, $6)`,
-			w.ID, w.Namespace, flag(w.Active), typeList(w.Types), micros(w.CreatedAt), text)
+			w.ID, w.Namespace, bit(w.Active), typeList(w.Types), micros(w.CreatedAt), text)
 		if duplicate(err) != "" {
 			return dayfly.Errorf(dayfly.Conflict, "webhook %s is there already", w.ID)
 		}
@@ -108,7 +108,7 @@ func (s *Store) UpdateWebhook(ctx context.Context, w dayfly.Webhook) error {
 			return err
 		}
 		_, err = q.exec(ctx, `UPDATE webhooks SET active = $2, types = $3, document = $4 WHERE id = $1`,
-			w.ID, flag(w.Active), typeList(w.Types), text)
+			w.ID, bit(w.Active), typeList(w.Types), text)
 		return err
 	})
 }

@@ -36,8 +36,8 @@ var (
 	mount      = &capability{name: "mount", remedy: "run as root with CAP_SYS_ADMIN", probe: probeMount}
 	loop       = &capability{name: "loop", remedy: "run as root where loop devices can be made", probe: probeLoop}
 	e2fsprogs  = &capability{name: "e2fsprogs", remedy: setupTest, probe: tool("e2fsck", "/usr/sbin/e2fsck")}
-	xfs        = &capability{name: "xfs", remedy: "install xfsprogs", probe: fileSystem("xfs")}
-	btrfs      = &capability{name: "btrfs", remedy: "install btrfs-progs", probe: fileSystem("btrfs")}
+	xfs        = &capability{name: "xfs", remedy: setupTest, probe: fileSystem("xfs")}
+	btrfs      = &capability{name: "btrfs", remedy: setupTest, probe: fileSystem("btrfs")}
 	mmdebstrap = &capability{name: "mmdebstrap", remedy: setupTest, probe: tool("mmdebstrap")}
 	python     = &capability{name: "python", remedy: setupTest, probe: tool("python3")}
 	postgresql = &capability{name: "postgres", remedy: setupTest, probe: probePostgres}
