@@ -15,14 +15,15 @@ import (
 // What a kernel has built in is left out by itself. The order is the order of
 // loading: devices first, so that they settle while the rest is loaded.
 var wanted = []string{
-	"virtio_mmio",    // finds the devices
-	"virtio_blk",     // root and disk
-	"virtio_console", // the channel to the agent
-	"ext4",           // both file systems
-	"overlay",        // one on top of the other
-	"dm_crypt",       // the disk's encryption,
-	"xts",            // its mode
-	"aesni_intel",    // and the instructions for it
+	"virtio_mmio",                // finds the devices
+	"virtio_blk",                 // root and disk
+	"virtio_console",             // the channel to the agent,
+	"vmw_vsock_virtio_transport", // or another one: the agent loads what is called vsock only where it is that
+	"ext4",                       // both file systems
+	"overlay",                    // one on top of the other
+	"dm_crypt",                   // the disk's encryption,
+	"xts",                        // its mode
+	"aesni_intel",                // and the instructions for it
 }
 
 const (

@@ -26,14 +26,17 @@ const portName = "dayfly.agent"
 // program ran, or the machine may be a copy of one that had another host. So
 // every session begins with a hail, which ends the one before.
 func (s *System) Serve(ctx context.Context, handler http.Handler) error {
+	sessions := NewSessions(handler)
+	defer sessions.Close()
+	s.sessions.Store(sessions)
+	if channelIsVsock() {
+		return s.serveVsock(ctx, sessions)
+	}
 	port, err := s.openPort(ctx)
 	if err != nil {
 		return err
 	}
 	defer port.Close()
-	sessions := NewSessions(handler)
-	defer sessions.Close()
-	s.sessions.Store(sessions)
 	for ctx.Err() == nil {
 		if err := port.SetDeadline(time.Time{}); err != nil {
 			return err

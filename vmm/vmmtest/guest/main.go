@@ -13,7 +13,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +46,9 @@ func run() error {
 	if err := loadModules(); err != nil {
 		return err
 	}
+	if onVsock() {
+		return serveVsock()
+	}
 	name, err := findPort(vmm.PortName)
 	if err != nil {
 		return err
@@ -62,7 +67,8 @@ func loadModules() error {
 		return err
 	}
 	for _, path := range strings.Fields(string(list)) {
-		if !strings.HasPrefix(filepath.Base(path), "virtio_") {
+		name := filepath.Base(path)
+		if !strings.HasPrefix(name, "virtio_") && !(strings.Contains(name, "vsock") && onVsock()) {
 			continue
 		}
 		if err := loadModule(path); err != nil {
@@ -99,6 +105,41 @@ func findPort(name string) (string, error) {
 	return "", fmt.Errorf("no virtio port %s", name)
 }
 
+// onVsock reports whether the machine's channel is vsock.
+func onVsock() bool {
+	return slices.Contains(strings.Fields(machine{}.Cmdline()), "dayfly.channel=vsock")
+}
+
+// serveVsock answers each of the host's connections.
+func serveVsock() error {
+	const port = 1024
+	l, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(l, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: port}); err != nil {
+		return err
+	}
+	if err := unix.Listen(l, unix.SOMAXCONN); err != nil {
+		return err
+	}
+	var hangUps atomic.Int64
+	for {
+		fd, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer unix.Close(fd)
+			_ = script.Serve(connection(fd), machine{}, int(hangUps.Load()))
+			hangUps.Add(1)
+		}()
+	}
+}
+
 // serve answers one connection after another. The host's hang-up is the end of
 // file; its next connection is announced by SIGIO alone, as poll does not wait
 // for it.
@@ -119,7 +160,7 @@ func serve(path string) error {
 		for !connected(fd) {
 			<-changed
 		}
-		if err := script.Serve(port(fd), machine{}, hangUps); err != nil && !errors.Is(err, unix.EPIPE) {
+		if err := script.Serve(connection(fd), machine{}, hangUps); err != nil && !errors.Is(err, unix.EPIPE) {
 			return err
 		}
 	}
@@ -131,11 +172,11 @@ func connected(fd int) bool {
 	return err == nil && p[0].Revents&unix.POLLHUP == 0
 }
 
-// port reads and writes with plain blocking calls: the runtime's poller would
+// connection reads and writes with plain blocking calls: the runtime's poller would
 // wake up all the time while the host is not connected.
-type port int
+type connection int
 
-func (p port) Read(b []byte) (int, error) {
+func (p connection) Read(b []byte) (int, error) {
 	for {
 		n, err := unix.Read(int(p), b)
 		switch {
@@ -150,7 +191,7 @@ func (p port) Read(b []byte) (int, error) {
 	}
 }
 
-func (p port) Write(b []byte) (int, error) {
+func (p connection) Write(b []byte) (int, error) {
 	done := 0
 	for done < len(b) {
 		n, err := unix.Write(int(p), b[done:])
