@@ -263,6 +263,10 @@ func (j *Jail) message(c Command) (_ start, fds []*os.File, err error) {
 			return m, fds, fmt.Errorf("jail: descriptor %d: %w", i, err)
 		}
 		fds = append(fds, dup)
+		var st unix.Stat_t
+		if err := unix.Fstat(int(dup.Fd()), &st); err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return m, fds, errors.Join(dayfly.Errorf(dayfly.Invalid, "jail: descriptor %d: a directory would be a way out", i), err)
+		}
 	}
 	m.Files = len(fds)
 	for _, f := range j.spec.Files {
@@ -328,6 +332,21 @@ func (j *Jail) own(tree *os.File) error {
 		j.owned = append(j.owned, kept)
 	}
 	return err
+}
+
+// Limit changes the limits of control groups that l names; zeros stay as they
+// are. It may be called while the process runs, as to bound its CPUs only when
+// it has started.
+func (j *Jail) Limit(l Limits) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return dayfly.Errorf(dayfly.Conflict, "jail: it is closed")
+	}
+	if j.pool.off {
+		return nil
+	}
+	return j.group.limit(l)
 }
 
 // Close kills what runs in the jail and removes it. Nothing of it is left.

@@ -33,7 +33,8 @@ type place struct {
 // processes of its own can have none below it with controllers. In version 1 it
 // is below our own group, so that what bounds us bounds the jails.
 type tree struct {
-	places map[string]place // by controller; those that are missing are lacking
+	places  map[string]place // by controller; those that are missing are lacking
+	reasons map[string]error // of those that are there and cannot be used
 }
 
 // plant finds the hierarchies and makes the groups' directory in each.
@@ -49,10 +50,12 @@ func plant(name string) (*tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("jail: control groups: %w", err)
 	}
-	t := &tree{places: map[string]place{}}
+	t := &tree{places: map[string]place{}, reasons: map[string]error{}}
 	for controller, p := range hierarchies(string(mounts), string(own)) {
 		p.dir = filepath.Join(p.dir, name)
-		if p.usable(controller) == nil {
+		if err := p.usable(controller); err != nil {
+			t.reasons[controller] = err
+		} else {
 			t.places[controller] = p
 		}
 	}
@@ -260,8 +263,10 @@ func (g *group) settings(l Limits) ([]setting, error) {
 			list = append(list, setting{"memory", "memory.memsw.limit_in_bytes", n, true}, setting{"memory", "memory.swappiness", "0", true})
 		}
 	}
-	n := strconv.Itoa(processes(l))
-	add("pids", "pids.max", n, "pids.max", n)
+	if l.Processes > 0 {
+		n := strconv.Itoa(l.Processes)
+		add("pids", "pids.max", n, "pids.max", n)
+	}
 	for _, io := range l.IO {
 		device, err := disk(io.Path)
 		if err != nil {

@@ -71,7 +71,11 @@ func checkGroups(o Options) dayfly.Check {
 	if lacks := t.lacks(); len(lacks) > 0 {
 		var costs []string
 		for _, name := range lacks {
-			costs = append(costs, name+": "+withoutLimit[name])
+			cost := name + ": " + withoutLimit[name]
+			if reason := t.reasons[name]; reason != nil {
+				cost += " (" + reason.Error() + ")"
+			}
+			costs = append(costs, cost)
 		}
 		c.Status, c.Detail, c.Remedy = dayfly.Lacking, "no limits of some kinds: "+strings.Join(costs, "; "), newer+", as root, where the hierarchy can be written to"
 		return c

@@ -223,6 +223,7 @@ func (p *Pool) Take(ctx context.Context, s Spec) (_ *Jail, err error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	s.Limits.Processes = processes(s.Limits)
 	j := p.waiting(s.Shape)
 	if j == nil {
 		if j, err = p.make(ctx, s.Shape); err != nil {

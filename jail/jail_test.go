@@ -227,6 +227,53 @@ func TestWhatAProgramLacksIsNamed(t *testing.T) {
 	}
 }
 
+func TestDirectoryDescriptorIsRefused(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	j := take(t, p, Spec{Shape: self(t)})
+	f, err := os.Open("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	c := say()
+	c.Files = []*os.File{f}
+	if _, err := j.Start(t.Context(), c); dayfly.KindOf(err) != dayfly.Invalid {
+		t.Errorf("Start = %v", err)
+	}
+}
+
+func TestKVMIsThereOnlyWhereItWasAskedFor(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	shape := self(t)
+	shape.KVM = true
+	j, err := p.Take(t.Context(), Spec{Shape: shape})
+	if _, lacks := os.Stat("/dev/kvm"); lacks != nil {
+		if dayfly.KindOf(err) != dayfly.Unavailable {
+			t.Errorf("Take of what this host has not = %v", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if out, _ := output(t, j, Command{Args: []string{"x", probeMark, "open", "/dev/kvm"}}); out != "<nil>" {
+		t.Errorf("opening /dev/kvm: %s", out)
+	}
+}
+
+func TestCallOfAnotherArchitectureIsFatal(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	j := take(t, p, Spec{Shape: self(t)})
+	_, exit := output(t, j, Command{Args: []string{"x", probeMark, "call", strconv.Itoa(foreignNumbers | unix.SYS_GETPID)}})
+	if err := exit.Err(); err == nil || !strings.Contains(err.Error(), "forbidden system call") {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
 func TestStartEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	p := openPool(t, testOptions(t))
@@ -265,13 +312,38 @@ func TestQuarterOfACPUIsAQuarter(t *testing.T) {
 	p := openPool(t, testOptions(t))
 	needs.Controller(t, "cpu", p.Lacks())
 	const share, long = 0.25, time.Second
-	j := take(t, p, Spec{Shape: self(t), Limits: Limits{CPUs: share}})
+	j := take(t, p, Spec{Shape: self(t)})
+	if err := j.Limit(Limits{CPUs: share}); err != nil {
+		t.Fatal(err)
+	}
 	_, exit := output(t, j, Command{Args: []string{"x", probeMark, "spin", long.String()}})
 	used := exit.State.UserTime() + exit.State.SystemTime()
 	// A host under load gives less, never more; what was used before the start is
 	// no part of it, but for the program's own beginning.
 	if most := time.Duration(share*float64(long)) + 100*time.Millisecond; used > most {
 		t.Errorf("it used %v in %v", used, long)
+	}
+}
+
+func TestWritesAreAsSlowAsTheirLimit(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	needs.Controller(t, "io", p.Lacks())
+	dir := tempDir(t)
+	if _, err := disk(dir); err != nil {
+		t.Skip(needs.Prefix + "disk: " + err.Error() + ": have /tmp on a disk")
+	}
+	const size, rate = 4, 8 // MiB, MiB/s
+	j := take(t, p, Spec{
+		Shape:  self(t),
+		Files:  []File{{Path: dir, Write: true, Own: true}},
+		Limits: Limits{IO: []IO{{Path: dir, WriteBytes: rate << 20}}},
+	})
+	out, exit := output(t, j, Command{Args: []string{"x", probeMark, "direct", filepath.Join(dir, "file"), strconv.Itoa(size)}})
+	took, err := time.ParseDuration(out)
+	// The kernel lets the first of a second's share through at once, in part.
+	if least := time.Second * size / rate / 2; err != nil || took < least {
+		t.Errorf("%d MiB at %d MiB/s took %s, less than %v: %v %v", size, rate, out, least, err, exit.Err())
 	}
 }
 
@@ -311,7 +383,7 @@ func TestControlGroupThatWasRemovedIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "the group to be empty", func() bool { return unix.Rmdir(dir) == nil })
-	if err := j.group.limit(Limits{}); dayfly.KindOf(err) != dayfly.Unavailable || !strings.Contains(err.Error(), dir) {
+	if err := j.group.limit(Limits{Processes: 5}); dayfly.KindOf(err) != dayfly.Unavailable || !strings.Contains(err.Error(), dir) {
 		t.Errorf("limits of a group that is gone: %v", err)
 	}
 	if j.good() {

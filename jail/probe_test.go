@@ -58,6 +58,8 @@ func probe(args []string) int {
 	case "read":
 		b, err := os.ReadFile(args[1])
 		fmt.Println(string(b), err)
+	case "open":
+		fmt.Println(open(args[1], unix.O_RDWR)(victim{}))
 	case "write":
 		fmt.Println(os.WriteFile(args[1], []byte("by the jail"), 0o600))
 	case "memory":
@@ -68,6 +70,9 @@ func probe(args []string) int {
 		d, _ := time.ParseDuration(args[1])
 		for began := time.Now(); time.Since(began) < d; {
 		}
+	case "direct":
+		size, _ := strconv.Atoi(args[2])
+		return writeDirect(args[1], size)
 	case "fill":
 		return fillDisk(args[1])
 	}
@@ -120,6 +125,26 @@ func fillDisk(path string) int {
 		}
 	}
 	fmt.Println("ESCAPED")
+	return 0
+}
+
+// writeDirect writes size MiB past the page cache and says how long it took.
+func writeDirect(path string, size int) int {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_DIRECT, 0o600)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	b, err := unix.Mmap(-1, 0, 256<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
+	began := time.Now()
+	for n := 0; n < size<<20 && err == nil; n += len(b) {
+		_, err = f.Write(b)
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println(time.Since(began))
 	return 0
 }
 

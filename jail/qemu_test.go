@@ -27,7 +27,7 @@ func qemuShape(t testing.TB) Shape {
 
 // startQEMU starts a machine without a guest in a jail and returns it when its
 // monitor has answered. The arguments are added.
-func startQEMU(t testing.TB, j *Jail, more []string, files ...*os.File) (*Process, *bufio.Reader) {
+func startQEMU(t testing.TB, j *Jail, more []string, files ...*os.File) (*Process, *monitor) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -52,22 +52,41 @@ func startQEMU(t testing.TB, j *Jail, more []string, files ...*os.File) (*Proces
 	if err != nil {
 		t.Fatal(err)
 	}
-	monitor := bufio.NewReader(ours)
-	_, err = ours.WriteString(`{"execute":"qmp_capabilities"}{"execute":"query-status"}` + "\n")
-	for range 3 { // the greeting and two answers
-		var line string
-		if err == nil {
-			line, err = monitor.ReadString('\n')
-		}
-		if err == nil && strings.Contains(line, `"error"`) {
-			err = fmt.Errorf("qemu: %s", line)
-		}
-	}
-	if err != nil {
+	m := &monitor{ours, bufio.NewReader(ours)}
+	if _, err := m.replies.ReadString('\n'); err != nil {
 		said, _ := io.ReadAll(io.LimitReader(r, 4096))
 		t.Fatalf("%v; %v; it said %q", err, p.Exit().Err(), said)
 	}
-	return p, monitor
+	m.ask(t, `{"execute":"qmp_capabilities"}`, 0)
+	m.ask(t, `{"execute":"query-status"}`, 0)
+	return p, m
+}
+
+// monitor is QEMU's.
+type monitor struct {
+	socket  *os.File
+	replies *bufio.Reader
+}
+
+// ask sends a command, with a descriptor unless fd is 0, and reads its answer.
+func (m *monitor) ask(t testing.TB, command string, fd int) {
+	t.Helper()
+	var rights []byte
+	if fd != 0 {
+		rights = unix.UnixRights(fd)
+	}
+	if err := unix.Sendmsg(int(m.socket.Fd()), []byte(command), rights, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		line, err := m.replies.ReadString('\n')
+		if err != nil || strings.Contains(line, `"error"`) {
+			t.Fatalf("%s: %s %v", command, line, err)
+		}
+		if strings.Contains(line, `"return"`) {
+			return
+		}
+	}
 }
 
 // status is /proc/PID/status by its keys.
@@ -128,6 +147,52 @@ func TestQEMULivesInItsJail(t *testing.T) {
 	if err := unix.Stat(disk, &st); err != nil || st.Uid != 0 || st.Gid != 0 {
 		t.Errorf("the disk is %d's after the jail's end: %v", st.Uid, err)
 	}
+}
+
+// TestQEMUUsesFilesByDescriptor is how a driver can give a jailed QEMU files
+// that its user has no right to, and that have no path in the jail.
+func TestQEMUUsesFilesByDescriptor(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	j := take(t, p, Spec{Shape: qemuShape(t)})
+	disk, err := os.CreateTemp(tempDir(t), "disk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	fd, err := unix.MemfdCreate("state", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	// QEMU takes the descriptor of a set that is open as it would open the file.
+	state, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer state.Close()
+	if err := disk.Truncate(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	_, m := startQEMU(t, j, []string{
+		"-add-fd", "fd=4,set=1", "-add-fd", "fd=5,set=2",
+		"-blockdev", `{"driver":"raw","node-name":"d","file":{"driver":"file","filename":"/dev/fdset/1","locking":"on"}}`, "-device", "virtio-blk-device,drive=d",
+	}, disk, state)
+	m.ask(t, `{"execute":"xen-save-devices-state","arguments":{"filename":"/dev/fdset/2","live":true}}`, 0)
+	if info, err := state.Stat(); err != nil || info.Size() == 0 {
+		t.Errorf("it saved %d bytes: %v", info.Size(), err)
+	}
+	later, err := os.CreateTemp(tempDir(t), "later")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer later.Close()
+	if err := later.Truncate(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	m.ask(t, `{"execute":"add-fd","arguments":{"fdset-id":3}}`, int(later.Fd()))
+	m.ask(t, `{"execute":"blockdev-add","arguments":{"driver":"file","node-name":"later","filename":"/dev/fdset/3","locking":"on"}}`, 0)
+	m.ask(t, `{"execute":"blockdev-reopen","arguments":{"options":[{"driver":"raw","node-name":"d","file":"later"}]}}`, 0)
 }
 
 func checkRights(t *testing.T, pid, uid int) {

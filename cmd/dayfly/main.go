@@ -9,11 +9,14 @@ package main
 import (
 	"os"
 	"time"
+
+	"github.com/dayfly/dayfly/jail"
 )
 
 // began is the zero of every time that a user is told.
 var began = time.Now()
 
 func main() {
+	jail.Enter() // does not return in the first process of a jail
 	os.Exit(newApp().run(os.Args[1:]))
 }
