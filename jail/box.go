@@ -420,21 +420,39 @@ func (s Spec) check() error {
 			return dayfly.Errorf(dayfly.Unavailable, "jail: there is no /dev/kvm on this host: use --accel tcg")
 		}
 	}
-	paths := append([]string{s.Program}, s.Data...)
-	for _, f := range s.Files {
-		paths = append(paths, f.Path)
-	}
-	for _, path := range paths {
-		if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
-			return dayfly.Errorf(dayfly.Invalid, "jail: %q: paths are absolute, clean, and not the root", path)
+	for _, path := range append([]string{s.Program}, s.Data...) {
+		if err := checkPath(path); err != nil {
+			return err
 		}
 	}
-	for _, f := range s.Files {
+	for i, f := range s.Files {
+		if err := checkPath(f.Path); err != nil {
+			return err
+		}
 		for _, ours := range []string{"/proc", "/dev"} {
-			if rel, err := filepath.Rel(ours, f.Path); err == nil && filepath.IsLocal(rel) {
+			if within(f.Path, ours) {
 				return dayfly.Errorf(dayfly.Invalid, "jail: %s: files of the host's %s have no place in a jail", f.Path, ours)
+			}
+		}
+		// What lies in a directory that a jail could write to may be a link.
+		for _, other := range slices.Concat(s.Files[:i], s.Files[i+1:]) {
+			if within(f.Path, other.Path) {
+				return dayfly.Errorf(dayfly.Invalid, "jail: %s is in %s, which is in the jail itself: name one of them", f.Path, other.Path)
 			}
 		}
 	}
 	return nil
+}
+
+func checkPath(path string) error {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
+		return dayfly.Errorf(dayfly.Invalid, "jail: %q: paths are absolute, clean, and not the root", path)
+	}
+	return nil
+}
+
+// within reports whether path is dir or below it.
+func within(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }

@@ -23,7 +23,7 @@ func checkJail(ctx context.Context, o Options) dayfly.Check {
 	began := time.Now()
 	if err := try(ctx, o); err != nil {
 		c.Status, c.Detail = dayfly.Lacking, "machines run with the rights of dayfly: "+err.Error()
-		c.Remedy = "run as root with all capabilities, on Linux 5.14 or newer with seccomp and namespaces"
+		c.Remedy = "run as root with all capabilities, on Linux 5.12 or newer with seccomp and namespaces"
 		return c
 	}
 	c.Status, c.Detail = dayfly.Good, fmt.Sprintf("one was set up in %d ms", time.Since(began).Milliseconds())

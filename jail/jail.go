@@ -76,7 +76,7 @@ type File struct {
 	Write bool
 
 	// Own gives the file to the jail's user when the jail starts and back to
-	// root when it is closed. It may be read by others who have the path.
+	// root when it is closed, by whatever other hard links it has.
 	Own bool
 }
 

@@ -227,6 +227,20 @@ func TestWhatAProgramLacksIsNamed(t *testing.T) {
 	}
 }
 
+func TestFilesThatLieInEachOtherAreRefused(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	for _, files := range [][]File{
+		{{Path: "/a", Write: true}, {Path: "/a/disk"}},
+		{{Path: "/a/disk"}, {Path: "/a", Write: true}},
+		{{Path: "/a"}, {Path: "/a"}},
+	} {
+		if _, err := p.Take(t.Context(), Spec{Shape: self(t), Files: files}); dayfly.KindOf(err) != dayfly.Invalid {
+			t.Errorf("Take with %v = %v", files, err)
+		}
+	}
+}
+
 func TestDirectoryDescriptorIsRefused(t *testing.T) {
 	t.Parallel()
 	p := openPool(t, testOptions(t))

@@ -126,11 +126,13 @@ func TestQEMULivesInItsJail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proc, _ := startQEMU(t, j, []string{
+	proc, m := startQEMU(t, j, []string{
 		"-blockdev", string(drive), "-device", "virtio-blk-device,drive=d",
 		"-object", "memory-backend-file,id=ram,size=64M,mem-path=/proc/self/fd/4,share=off,readonly=on,rom=off", "-machine", "memory-backend=ram",
 	}, memory)
 	pid := proc.PID()
+	m.ask(t, `{"execute":"cont"}`, 0) // its emulator translates code, which it then runs
+	m.ask(t, `{"execute":"query-status"}`, 0)
 	t.Run("rights", func(t *testing.T) { checkRights(t, pid, j.UID()) })
 	t.Run("namespaces", func(t *testing.T) { checkNamespaces(t, pid) })
 	t.Run("mounts", func(t *testing.T) { checkMounts(t, pid, j, disk) })

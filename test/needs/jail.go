@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var jail = &capability{name: "jail", remedy: "run as root with CAP_SYS_ADMIN on Linux 5.14 or newer", probe: probeJail}
+var jail = &capability{name: "jail", remedy: "run as root with CAP_SYS_ADMIN on Linux 5.12 or newer", probe: probeJail}
 
 // Jail needs the right to make the namespaces and mounts of a jail.
 func Jail(t testing.TB) { t.Helper(); jail.require(t) }
