@@ -11,17 +11,14 @@ import (
 
 // ledger holds audit entries on their way to the store.
 type ledger struct {
+	wake chan struct{}
 	mu   sync.Mutex
 	list []dayfly.AuditEntry
-	lost int
 }
 
 // maxLedger bounds what waits for a store that is away; what comes then is
-// counted, and the log has it.
+// in the log alone.
 const maxLedger = 10_000
-
-// auditEvery is how long an entry waits for others at most.
-const auditEvery = 100 * time.Millisecond
 
 // AddAudit has a change noted. It does not wait for the store; a server that is
 // killed in the same instant may lose the entry.
@@ -31,8 +28,11 @@ func (c *Control) AddAudit(_ context.Context, e dayfly.AuditEntry) {
 	}
 	c.audit.mu.Lock()
 	defer c.audit.mu.Unlock()
+	select {
+	case c.audit.wake <- struct{}{}:
+	default:
+	}
 	if len(c.audit.list) >= maxLedger {
-		c.audit.lost++
 		c.log.Error("audit entry lost: the store is away for too long", "action", e.Action, "target", e.Target, "key", e.Key, "status", e.Status)
 		return
 	}
@@ -40,29 +40,36 @@ func (c *Control) AddAudit(_ context.Context, e dayfly.AuditEntry) {
 }
 
 func (c *Control) flushAudit(ctx context.Context) {
-	for more := true; more; {
-		more = sleep(ctx, auditEvery)
-		c.writeAudit(ctx)
+	for {
+		select {
+		case <-c.audit.wake:
+		case <-ctx.Done():
+			c.writeAudit(ctx)
+			return
+		}
+		for !c.writeAudit(ctx) && sleep(ctx, storeRetry) {
+		}
 	}
 }
 
-func (c *Control) writeAudit(ctx context.Context) {
+// writeAudit writes what waits, and returns false if the store did not take it.
+func (c *Control) writeAudit(ctx context.Context) bool {
 	c.audit.mu.Lock()
 	list := c.audit.list
 	c.audit.mu.Unlock()
 	if len(list) == 0 {
-		return
+		return true
 	}
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	if err := c.counted(c.db.AddAudit(late, list...)); err != nil {
 		c.log.Warn("audit entries wait", "entries", len(list), "err", err)
-		sleep(ctx, storeRetry)
-		return
+		return false
 	}
 	c.audit.mu.Lock()
 	defer c.audit.mu.Unlock()
 	c.audit.list = c.audit.list[len(list):]
+	return true
 }
 
 // Audit returns entries, newest first: all for admins, those of its namespace for

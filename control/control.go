@@ -206,6 +206,7 @@ func Open(ctx context.Context, o Options) (*Control, error) {
 	}
 	c.ended, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	c.life.init()
+	c.audit.wake = make(chan struct{}, 1)
 	c.hooks = webhook.New(webhook.Options{Store: o.Store, Log: o.Log, Private: o.PrivateWebhooks, Now: c.now})
 	c.bell.also = c.hooks.Wake
 	for _, task := range []func(context.Context){c.settle, c.hooks.Run, c.flushAudit, c.flushKeys, c.prune} {

@@ -367,7 +367,7 @@ func (n *fakeNode) Dial(_ context.Context, id dayfly.ID, port uint16) (net.Conn,
 	}
 	near, far := net.Pipe()
 	if n.guest == nil || port != wire.AgentPort {
-		go func() { <-w.life.Done(); far.Close() }()
+		context.AfterFunc(w.life, func() { far.Close() })
 		return near, nil
 	}
 	server := &http.Server{Handler: n.guest(id)}
@@ -450,4 +450,15 @@ func (n *fakeNode) DeleteSnapshot(ctx context.Context, ref string) error {
 	defer n.mu.Unlock()
 	delete(n.snaps, dayfly.ID(ref))
 	return nil
+}
+
+// close ends every machine.
+func (n *fakeNode) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, w := range n.of {
+		if w.end != nil {
+			w.end()
+		}
+	}
 }

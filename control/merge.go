@@ -164,6 +164,7 @@ func (c *Control) ask(id dayfly.ID) (dayfly.Workspace, error) {
 func (k *keeper) conclude(j job, ws dayfly.Workspace, err error, is dayfly.Workspace, lost error) {
 	if err == nil && j.anew {
 		k.unaccompany() // that was the machine before
+		k.rec.Ready = false
 	}
 	if err == nil && ws.ID != "" {
 		k.merge(ws)

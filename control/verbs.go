@@ -59,7 +59,13 @@ func (c *Control) restart(ctx context.Context, id dayfly.ID) (dayfly.Workspace, 
 			return ws, err
 		}
 	}
-	return c.node.Start(ctx, id)
+	c.mu.Lock()
+	k := c.keeper[id]
+	c.mu.Unlock()
+	if k == nil {
+		return ws, notFound(id)
+	}
+	return c.start(ctx, id, k.view.Load().Spec, false, c.node.Start)
 }
 
 // placement is a change after which a machine runs.

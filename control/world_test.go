@@ -47,6 +47,7 @@ func newWorld(t testing.TB, change ...func(*control.Options)) *world {
 	w.open()
 	t.Cleanup(func() {
 		w.close()
+		w.node.close()
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}

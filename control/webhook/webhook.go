@@ -27,7 +27,7 @@ const (
 	giveUpAfter    = 24 * time.Hour
 	maxAnswer      = 4 << 10 // of a receiver's body, to keep its connection; the rest is not read
 	batch          = 100
-	lookEvery      = time.Second
+	lookEvery      = 10 * time.Second // for retries of a server before this one, and events of another
 )
 
 // Store is what has to be remembered.
@@ -51,14 +51,27 @@ type Options struct {
 type Sender struct {
 	Options
 	wake chan struct{}
-	done chan string // ids of webhooks whose attempt has ended
-	busy map[string]bool
+	done chan ended
 	post *poster
+
+	// of Run
+	busy   map[string]bool      // webhooks that have an attempt under way
+	later  map[string]time.Time // when those that failed are tried again
+	queued int64                // the last event that deliveries were made of
+}
+
+// ended is an attempt that has ended, and when the next is due, if it is known.
+type ended struct {
+	webhook string
+	next    *time.Time
 }
 
 // New returns a Sender.
 func New(o Options) *Sender {
-	return &Sender{Options: o, wake: make(chan struct{}, 1), done: make(chan string), busy: map[string]bool{}, post: newPoster(o.Private)}
+	return &Sender{
+		Options: o, wake: make(chan struct{}, 1), done: make(chan ended), post: newPoster(o.Private),
+		busy: map[string]bool{}, later: map[string]time.Time{},
+	}
 }
 
 // Wake says that there may be new events. It does not wait.
@@ -72,23 +85,44 @@ func (s *Sender) Wake() {
 // Run sends until ctx ends, and returns when nothing is under way.
 func (s *Sender) Run(ctx context.Context) {
 	defer s.post.close()
-	look := time.NewTicker(lookEvery)
+	look := time.NewTimer(0)
 	defer look.Stop()
 	for ctx.Err() == nil {
 		if err := s.begin(ctx); err != nil && ctx.Err() == nil {
 			s.Log.Debug("webhooks", "err", err)
 		}
+		look.Reset(s.pause())
 		select {
 		case <-ctx.Done():
 		case <-s.wake:
 		case <-look.C:
-		case id := <-s.done:
-			delete(s.busy, id)
+		case e := <-s.done:
+			s.conclude(e)
 		}
 	}
 	for len(s.busy) > 0 {
-		delete(s.busy, <-s.done)
+		s.conclude(<-s.done)
 	}
+}
+
+func (s *Sender) conclude(e ended) {
+	delete(s.busy, e.webhook)
+	delete(s.later, e.webhook)
+	if e.next != nil {
+		s.later[e.webhook] = *e.next
+	}
+}
+
+// pause is how long nothing is due, as far as is known. A clock that steps is
+// noticed at the next look.
+func (s *Sender) pause() time.Duration {
+	wait, now := lookEvery, s.Now()
+	for id, at := range s.later {
+		if !s.busy[id] {
+			wait = min(wait, max(at.Sub(now), time.Millisecond))
+		}
+	}
+	return wait
 }
 
 // begin starts an attempt for every webhook that has one due and none under way.
@@ -97,8 +131,11 @@ func (s *Sender) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.Store.Enqueue(ctx, last); err != nil {
-		return err
+	if last > s.queued {
+		if _, err := s.Store.Enqueue(ctx, last); err != nil {
+			return err
+		}
+		s.queued = last
 	}
 	due, err := s.Store.DueDeliveries(ctx, s.Now(), batch)
 	if err != nil {
@@ -109,33 +146,33 @@ func (s *Sender) begin(ctx context.Context) error {
 			continue
 		}
 		s.busy[d.Webhook] = true
-		go func() {
-			s.attempt(ctx, d)
-			s.done <- d.Webhook
-		}()
+		go func() { s.done <- ended{d.Webhook, s.attempt(ctx, d)} }()
 	}
 	return nil
 }
 
-// attempt sends one event once and notes what came of it.
-func (s *Sender) attempt(ctx context.Context, d dayfly.Delivery) {
+// attempt sends one event once, notes what came of it and returns when it is to
+// be tried again, if it is.
+func (s *Sender) attempt(ctx context.Context, d dayfly.Delivery) *time.Time {
 	w, err := s.Store.Webhook(ctx, d.Webhook)
 	if err != nil || !w.Active {
-		return // it is gone, or off, and its deliveries with it
+		return nil // it is gone, or off, and its deliveries with it
 	}
 	at := s.Now()
 	status, err := s.post.send(ctx, w, d.Event, at)
 	if ctx.Err() != nil {
-		return // cut off: it counts as not tried
+		return nil // cut off: it counts as not tried
 	}
 	d = after(d, at, status, err)
 	if err := s.Store.SaveDelivery(context.WithoutCancel(ctx), d); err != nil {
 		s.Log.Warn("note of a delivery", "webhook", d.Webhook, "err", err) // sent again, with the same id
-		return
+		again := at.Add(retryAfter(d.Attempts))
+		return &again
 	}
 	if d.DoneAt == nil && d.NextAt == nil {
 		s.Log.Warn("webhook given up for an event", "webhook", d.Webhook, "attempts", d.Attempts, "err", d.Error)
 	}
+	return d.NextAt
 }
 
 // after is a delivery after one more attempt.
