@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/dayfly/dayfly"
@@ -51,11 +52,6 @@ type Options struct {
 	// Observe, if set, is told of each reply: its route as in openapi.yaml, such
 	// as "GET /v1/workspaces/{id}", or "" for none of them.
 	Observe func(route string, status int, took time.Duration)
-
-	// Loopback is for servers on a loopback TCP address, which any web page in
-	// a local browser can reach: requests made for another host name (DNS
-	// rebinding) or by a page of another origin are denied.
-	Loopback bool
 }
 
 // Server answers requests. It may serve any number at the same time.
@@ -65,6 +61,9 @@ type Server struct {
 	mux    *http.ServeMux
 	guests *guests
 	fails  *limiter
+
+	draining  chan struct{} // closed by Drain
+	drainOnce sync.Once
 }
 
 // New makes a Server.
@@ -72,7 +71,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{o: o, log: o.Log, mux: http.NewServeMux(), fails: newLimiter()}
+	s := &Server{o: o, log: o.Log, mux: http.NewServeMux(), fails: newLimiter(), draining: make(chan struct{})}
 	s.guests = newGuests(o.Guests)
 	HandlerWithOptions(routes{s}, StdHTTPServerOptions{
 		BaseRouter: s.mux,
@@ -105,6 +104,20 @@ func TrustLocal(ctx context.Context) context.Context {
 func isLocal(ctx context.Context) bool {
 	local, _ := ctx.Value(localKey{}).(bool)
 	return local
+}
+
+type loopbackKey struct{}
+
+// OnLoopback marks the context of a connection to a loopback TCP address, which
+// any web page in a local browser can reach: requests made for another host name
+// (DNS rebinding) or by a page of another origin are denied.
+func OnLoopback(ctx context.Context) context.Context {
+	return context.WithValue(ctx, loopbackKey{}, true)
+}
+
+func onLoopback(ctx context.Context) bool {
+	on, _ := ctx.Value(loopbackKey{}).(bool)
+	return on
 }
 
 // routes carries the generated interface's methods, so that Server's own stay few.
@@ -163,7 +176,7 @@ var sameOrigin = http.NewCrossOriginProtection()
 
 // fromElsewhere denies what a web page could have sent.
 func (s *Server) fromElsewhere(r *http.Request) error {
-	if !s.o.Loopback || isLocal(r.Context()) {
+	if !onLoopback(r.Context()) {
 		return nil
 	}
 	if !isLoopback(r.Host) {

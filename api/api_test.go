@@ -243,7 +243,7 @@ func TestHostIsChecked(t *testing.T) {
 
 func TestWebPagesAreKeptOut(t *testing.T) {
 	t.Parallel()
-	s := New(Options{Workspaces: newFake(), Loopback: true})
+	s := New(Options{Workspaces: newFake()})
 	for _, c := range []struct {
 		host, origin string
 		status       int
@@ -269,7 +269,7 @@ func TestWebPagesAreKeptOut(t *testing.T) {
 			r.Header.Set("Origin", c.origin)
 		}
 		w := httptest.NewRecorder()
-		s.ServeHTTP(w, r)
+		s.ServeHTTP(w, r.WithContext(OnLoopback(r.Context())))
 		if w.Code != want {
 			t.Errorf("host %s origin %s: %d, want %d", c.host, c.origin, w.Code, want)
 		}

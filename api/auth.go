@@ -125,6 +125,11 @@ func (s *Server) enter(w http.ResponseWriter, r *http.Request, x *exchange) {
 		defer stop()
 		r = r.WithContext(ctx)
 	}
+	if endless(r) {
+		ctx, stop := s.untilDrained(r.Context())
+		defer stop()
+		r = r.WithContext(ctx)
+	}
 	x.req = r
 	s.route(w, r)
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/api"
+	"github.com/dayfly/dayfly/control"
 	"github.com/dayfly/dayfly/image"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
@@ -30,8 +31,11 @@ type host struct {
 	images  func() (*image.Store, error)
 	kernels func() (*kernel.Store, error)
 	node    func() (*node.Node, error)
-	standby int  // machines held ready; set before the node is opened
-	outlive bool // machines outlive this process, as a server's do; set before the node is opened
+
+	// Of a server; set before the node is opened.
+	standby int  // machines held ready
+	outlive bool // machines outlive this process
+	changed func(dayfly.Workspace)
 
 	mu     sync.Mutex
 	opened *node.Node // if it was
@@ -77,7 +81,7 @@ func (h *host) openNode() (*node.Node, error) {
 	n, err := node.Open(context.Background(), node.Config{
 		Dir: h.dir, Images: images, Kernels: kernels, Keys: keys, Log: h.log,
 		Driver: qemu.New(qemu.Options{Log: h.log, VersionCache: filepath.Join(h.dir, "qemu.json")}), KillOrphans: qemu.KillOrphans, Orphans: qemu.Orphans,
-		Standby: node.Standby{Count: h.standby}, Outlive: h.outlive,
+		Standby: node.Standby{Count: h.standby}, Outlive: h.outlive, Changed: h.changed,
 	})
 	if err != nil {
 		return nil, err
@@ -88,10 +92,24 @@ func (h *host) openNode() (*node.Node, error) {
 	return n, nil
 }
 
-// prepare opens the node at once and lets it hold machines ready: what a server
-// that stays does ahead of time.
-func (h *host) prepare(ctx context.Context, standby int) error {
-	h.standby = standby
+// place opens the node of a server.
+func (h *host) place(cfg serveConfig, changed func(dayfly.Workspace)) (control.Node, error) {
+	h.standby, h.outlive, h.changed = *cfg.Standby, !cfg.Ephemeral, changed
+	return h.starter()
+}
+
+// use says what a workspace takes of this host.
+func (h *host) use(ctx context.Context, id dayfly.ID) (control.Use, error) {
+	n, err := h.node()
+	if err != nil {
+		return control.Use{}, err
+	}
+	u, err := n.HostUse(ctx, id)
+	return control.Use(u), err
+}
+
+// prepare does ahead of time what starts would wait for.
+func (h *host) prepare(ctx context.Context) error {
 	n, err := h.starter()
 	if err != nil {
 		return err

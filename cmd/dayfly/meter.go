@@ -3,12 +3,14 @@ package main
 import (
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/control"
 )
 
 // meter is what a server measures of itself, for Prometheus. No label holds what
@@ -49,9 +51,44 @@ func (m *meter) stage(kind dayfly.StartKind, stage string, ms float64) {
 	m.stages.WithLabelValues(string(kind), stage).Observe(ms / 1000)
 }
 
+// watch adds what control counts.
+func (m *meter) watch(c *control.Control) { m.registry.MustRegister(controlled{c}) }
+
+// controlled is control as a collector.
+type controlled struct{ c *control.Control }
+
+var (
+	workspacesDesc  = prometheus.NewDesc("dayfly_workspaces", "Workspaces, by state.", []string{"state"}, nil)
+	startingDesc    = prometheus.NewDesc("dayfly_starts_under_way", "Starts that have a place.", nil, nil)
+	waitingDesc     = prometheus.NewDesc("dayfly_starts_waiting", "Starts that wait for a place.", nil, nil)
+	refusedDesc     = prometheus.NewDesc("dayfly_starts_refused_total", "Starts for which there was no room to wait.", nil, nil)
+	failedDesc      = prometheus.NewDesc("dayfly_starts_failed_total", "Starts that failed.", nil, nil)
+	storeErrorsDesc = prometheus.NewDesc("dayfly_store_errors_total", "Answers of the database that were errors.", nil, nil)
+)
+
+// Describe sends what there is to collect.
+func (controlled) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{workspacesDesc, startingDesc, waitingDesc, refusedDesc, failedDesc, storeErrorsDesc} {
+		ch <- d
+	}
+}
+
+// Collect sends it as it is now.
+func (c controlled) Collect(ch chan<- prometheus.Metric) {
+	s := c.c.Stats()
+	for state, n := range s.Workspaces {
+		ch <- prometheus.MustNewConstMetric(workspacesDesc, prometheus.GaugeValue, float64(n), string(state))
+	}
+	ch <- prometheus.MustNewConstMetric(startingDesc, prometheus.GaugeValue, float64(s.Starting))
+	ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(s.Waiting))
+	ch <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(s.Refused))
+	ch <- prometheus.MustNewConstMetric(failedDesc, prometheus.CounterValue, float64(s.Failed))
+	ch <- prometheus.MustNewConstMetric(storeErrorsDesc, prometheus.CounterValue, float64(s.StoreErrors))
+}
+
 // request takes one answered request. Route is the pattern, not the path.
-func (m *meter) request(route string, status int, seconds float64) {
-	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(seconds)
+func (m *meter) request(route string, status int, took time.Duration) {
+	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
 }
 
 // ServeHTTP answers with all of it in Prometheus' text format.

@@ -25,7 +25,7 @@ const (
 
 // backend is all that a server needs of its host.
 type backend interface {
-	options() api.Options // Log and Loopback are the server's
+	options() api.Options // Log is the server's
 	io.Closer
 }
 
@@ -36,9 +36,9 @@ type server struct {
 	http *http.Server
 }
 
-func newServer(back backend, log *slog.Logger, loopback bool) *server {
+func newServer(back backend, log *slog.Logger) *server {
 	o := back.options()
-	o.Log, o.Loopback = log, loopback
+	o.Log = log
 	s := &server{back: back, api: api.New(o)}
 	s.http = &http.Server{
 		Handler:           s.api,
@@ -71,9 +71,16 @@ type ownServer struct {
 }
 
 func startOwn(back backend, log *slog.Logger) *ownServer {
-	o := &ownServer{server: newServer(back, log, false), pairs: newPairListener(), done: make(chan error, 1)}
+	o := &ownServer{server: newServer(back, log), pairs: newPairListener(), done: make(chan error, 1)}
 	go func() { o.done <- o.http.Serve(o.pairs) }()
 	return o
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }
 
 // Dial connects to the server.
