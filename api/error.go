@@ -72,8 +72,9 @@ func public(err error) *dayfly.Error {
 
 // refusalOf returns what is said of err, and with which status.
 func refusalOf(ctx context.Context, err error) (*dayfly.Error, int) {
-	if ctx.Err() != nil && errors.Is(context.Cause(ctx), errRevoked) {
-		err = errRevoked
+	var why *dayfly.Error
+	if cause := context.Cause(ctx); errors.As(cause, &why) {
+		err = cause // the key was revoked, and whatever came of that
 	}
 	e := public(err)
 	var own *statusError

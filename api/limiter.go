@@ -44,8 +44,11 @@ func network(addr string) netip.Prefix {
 func (l *limiter) wait(addr string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	until := l.of[l.entry(network(addr))]
-	return max(0, time.Until(until)-(failBurst-1)*failEvery)
+	until, known := l.of[l.entry(network(addr))]
+	if !known {
+		return 0
+	}
+	return max(0, time.Until(until.Add(-(failBurst-1)*failEvery)))
 }
 
 // failed counts a failure.

@@ -99,6 +99,8 @@ func (k *socket) serve(id dayfly.ID) {
 	inside, outside := io.Pipe()
 	if x.OpenStdin || x.Tty {
 		in = inside
+	} else {
+		_ = inside.Close() // so that what comes for it is dropped
 	}
 	var others sync.WaitGroup
 	// What is read from here on does not end with ctx: a read that is cancelled

@@ -320,19 +320,8 @@ func (w *Workspace) MkdirAll(ctx context.Context, name string) error {
 	return pathError("mkdir", name, err)
 }
 
-// RemoveAll removes a file of the workspace, or a directory with all that is in
-// it. What is not there is fine.
-func (w *Workspace) RemoveAll(ctx context.Context, name string) error {
-	err := w.Remove(ctx, name)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, alive := w.c.Workspaces.Get(ctx, w.ID); alive == nil {
-			return nil
-		}
-	}
-	return err
-}
-
-// Remove is RemoveAll where what is not there is an fs.ErrNotExist.
+// Remove removes a file of the workspace, or a directory with all that is in it.
+// What is not there is fine.
 func (w *Workspace) Remove(ctx context.Context, name string) error {
 	return pathError("remove", name, done(w.c.rest.RemoveFile(ctx, string(w.ID), &rest.RemoveFileParams{Path: name})))
 }
