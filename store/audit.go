@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"github.com/dayfly/dayfly"
 )
@@ -63,31 +62,4 @@ func (s *Store) Audit(ctx context.Context, query dayfly.AuditQuery) ([]dayfly.Au
 		return err
 	})
 	return found, err
-}
-
-// Prune removes what happened before a moment: deliveries that are done or given
-// up, events that nobody waits for, and audit entries; and idempotency keys that
-// are a day old.
-func (s *Store) Prune(ctx context.Context, before time.Time) error {
-	steps := []struct {
-		statement string
-		before    time.Time
-	}{
-		{`DELETE FROM requests WHERE created_at <= $1`, s.now().Add(-onceLife)},
-		{`DELETE FROM deliveries WHERE next_at IS NULL AND seq IN (SELECT seq FROM events WHERE at < $1)`, before},
-		{`DELETE FROM events WHERE at < $1
-			AND seq NOT IN (SELECT seq FROM deliveries)
-			AND (seq <= (SELECT value FROM counters WHERE name = 'enqueued') OR NOT EXISTS (SELECT 1 FROM webhooks))`, before},
-		{`DELETE FROM audit WHERE at < $1`, before},
-	}
-	for _, st := range steps { // each by itself: a long one holds nobody up for longer than it must
-		err := s.change(ctx, "prune", func(ctx context.Context, q session) error {
-			_, err := q.exec(ctx, st.statement, micros(st.before))
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -273,3 +273,23 @@ func TestPruneKeepsWhatIsWaitedFor(t *testing.T) {
 		equal(t, len(audit), 0)
 	})
 }
+
+func TestPruneForgetsMuchInManySteps(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *Store) {
+		entries := make([]dayfly.AuditEntry, 2*pruneBatch+1)
+		for i := range entries {
+			entries[i].At = time.Now()
+		}
+		no(t, s.AddAudit(t.Context(), entries...))
+		_, _, err := s.Create(t.Context(), Creation{Records: []Record{fresh("default")}, Once: Once{Key: "k"}})
+		no(t, err)
+		s.now = func() time.Time { return time.Now().Add(2 * onceLife) }
+		no(t, s.Prune(t.Context(), time.Now().Add(time.Hour)))
+		left, err := s.Audit(t.Context(), dayfly.AuditQuery{})
+		no(t, err)
+		equal(t, len(left), 0)
+		var n int
+		no(t, session{s.read}.one(t.Context(), []any{&n}, `SELECT COUNT(*) FROM requests`))
+		equal(t, n, 0)
+	})
+}

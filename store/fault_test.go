@@ -374,3 +374,22 @@ func TestDurabilityIsAskedFor(t *testing.T) {
 		t.Error("a reader may write")
 	}
 }
+
+func FuzzURL(f *testing.F) {
+	for _, text := range []string{"sqlite:///a/b", "postgres://u:p@h:1/d?sslmode=disable", "postgres:///d?host=/run", "x", "sqlite:///%00"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		at, err := parseURL(text)
+		if err != nil {
+			want(t, err, dayfly.Invalid)
+			return
+		}
+		if at.engine == sqlite && (!filepath.IsAbs(at.path) || strings.ContainsRune(at.path, 0)) {
+			t.Fatalf("%q is the file %q", text, at.path)
+		}
+		if at.engine == postgres && strings.ContainsAny(at.shown, "?#") {
+			t.Fatalf("%q is shown as %q", text, at.shown)
+		}
+	})
+}

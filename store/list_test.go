@@ -287,3 +287,15 @@ func BenchmarkCreate(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkQuota(b *testing.B) {
+	for _, engine := range []string{sqlite, postgres} {
+		b.Run(engine, func(b *testing.B) {
+			s := full(b, engine, 10_000)
+			for b.Loop() {
+				_, err := s.Quota(b.Context(), "default")
+				no(b, err)
+			}
+		})
+	}
+}

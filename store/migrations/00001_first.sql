@@ -95,6 +95,7 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_namespace ON events (namespace, seq);
 CREATE INDEX events_by_workspace ON events (workspace, seq);
+CREATE INDEX events_by_age ON events (at);
 
 CREATE TABLE webhooks (
     id         TEXT COLLATE "binary" PRIMARY KEY,
@@ -127,3 +128,4 @@ CREATE TABLE audit (
     document  TEXT NOT NULL
 );
 CREATE INDEX audit_by_namespace ON audit (namespace, seq);
+CREATE INDEX audit_by_age ON audit (at);
