@@ -32,23 +32,24 @@ const (
 const setupTest = "run packaging/setup.sh test"
 
 var (
-	root       = &capability{name: "root", remedy: "run the tests as root", probe: probeRoot}
-	mount      = &capability{name: "mount", remedy: "run as root with CAP_SYS_ADMIN", probe: probeMount}
-	loop       = &capability{name: "loop", remedy: "run as root where loop devices can be made", probe: probeLoop}
-	e2fsprogs  = &capability{name: "e2fsprogs", remedy: setupTest, probe: tool("e2fsck", "/usr/sbin/e2fsck")}
-	xfs        = &capability{name: "xfs", remedy: setupTest, probe: fileSystem("xfs")}
-	btrfs      = &capability{name: "btrfs", remedy: setupTest, probe: fileSystem("btrfs")}
-	mmdebstrap = &capability{name: "mmdebstrap", remedy: setupTest, probe: tool("mmdebstrap")}
-	python     = &capability{name: "python", remedy: setupTest, probe: tool("python3")}
-	postgresql = &capability{name: "postgres", remedy: setupTest, probe: probePostgres}
-	qemu       = &capability{name: "qemu", remedy: setupTest, probe: probeQEMU}
-	kvm        = &capability{name: "kvm", remedy: "use a machine whose KVM runs a stock guest kernel, and make test", probe: probeKVM}
-	vhostVsock = &capability{name: "vhost-vsock", remedy: "run modprobe vhost_vsock on a kernel that has it", probe: device("/dev/vhost-vsock")}
-	kernelDeb  = &capability{name: "kernel-package", remedy: setupTest, probe: probeKernelDeb}
-	kernelSrc  = &capability{name: "kernel-source", remedy: "run packaging/setup.sh kernel", probe: probeKernelSource}
-	state      = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
+	root        = &capability{name: "root", remedy: "run the tests as root", probe: probeRoot}
+	mount       = &capability{name: "mount", remedy: "run as root with CAP_SYS_ADMIN", probe: probeMount}
+	loop        = &capability{name: "loop", remedy: "run as root where loop devices can be made", probe: probeLoop}
+	e2fsprogs   = &capability{name: "e2fsprogs", remedy: setupTest, probe: tool("e2fsck", "/usr/sbin/e2fsck")}
+	xfs         = &capability{name: "xfs", remedy: setupTest, probe: fileSystem("xfs")}
+	btrfs       = &capability{name: "btrfs", remedy: setupTest, probe: fileSystem("btrfs")}
+	mmdebstrap  = &capability{name: "mmdebstrap", remedy: setupTest, probe: tool("mmdebstrap")}
+	python      = &capability{name: "python", remedy: setupTest, probe: tool("python3")}
+	postgresql  = &capability{name: "postgres", remedy: setupTest, probe: probePostgres}
+	qemu        = &capability{name: "qemu", remedy: setupTest, probe: probeQEMU}
+	firecracker = &capability{name: "firecracker", remedy: "run dayfly setup firecracker", probe: probeFirecracker}
+	kvm         = &capability{name: "kvm", remedy: "use a machine whose KVM runs a stock guest kernel, and make test", probe: probeKVM}
+	vhostVsock  = &capability{name: "vhost-vsock", remedy: "run modprobe vhost_vsock on a kernel that has it", probe: device("/dev/vhost-vsock")}
+	kernelDeb   = &capability{name: "kernel-package", remedy: setupTest, probe: probeKernelDeb}
+	kernelSrc   = &capability{name: "kernel-source", remedy: "run packaging/setup.sh kernel", probe: probeKernelSource}
+	state       = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
 
-	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, postgresql, qemu, kvm, vhostVsock, kernelDeb, kernelSrc, jail, state}
+	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, postgresql, qemu, firecracker, kvm, vhostVsock, kernelDeb, kernelSrc, jail, state}
 )
 
 // Root needs the test to run as root.
@@ -82,6 +83,10 @@ func Postgres(t testing.TB) string { t.Helper(); return postgresql.require(t) }
 
 // QEMU needs a QEMU new enough to run guests and returns its path.
 func QEMU(t testing.TB) string { t.Helper(); return qemu.require(t) }
+
+// Firecracker needs a Firecracker new enough to restore machines and returns its
+// path. It runs nothing without KVM.
+func Firecracker(t testing.TB) string { t.Helper(); return firecracker.require(t) }
 
 // KVM needs a KVM that was proved by running a guest, which a device that
 // opens is not.
@@ -194,6 +199,31 @@ func probeQEMU() (string, error) {
 	}
 	if v, err := strconv.Atoi(string(m[1])); err != nil || v < minQEMU {
 		return "", fmt.Errorf("%s is version %s, not %d", path, m[1], minQEMU)
+	}
+	return path, nil
+}
+
+var firecrackerVersion = regexp.MustCompile(`Firecracker v(\d+)\.(\d+)\.(\d+)`)
+
+func probeFirecracker() (string, error) {
+	path, err := exec.LookPath("firecracker")
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(context.Background(), path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", path, err)
+	}
+	m := firecrackerVersion.FindSubmatch(out)
+	if m == nil {
+		return "", fmt.Errorf("%s --version says %q", path, out)
+	}
+	var v [3]int
+	for i := range v {
+		v[i], _ = strconv.Atoi(string(m[i+1])) // the pattern holds digits alone
+	}
+	if slices.Compare(v[:], []int{1, 16, 1}) < 0 { // a machine restored by an older one hears nothing
+		return "", fmt.Errorf("%s is version %s, not 1.16.1", path, m[0])
 	}
 	return path, nil
 }

@@ -20,6 +20,7 @@ package firecracker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -27,7 +28,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/vmm"
@@ -77,6 +81,9 @@ type Driver struct {
 	options Options
 	log     *slog.Logger
 	limits  limits
+
+	mu          sync.Mutex
+	asked, said string // which file was asked for its version, and what it said
 }
 
 var _ vmm.Driver = (*Driver)(nil)
@@ -98,23 +105,43 @@ func New(o Options) *Driver {
 func (d *Driver) Name() string { return "firecracker" }
 
 // Version returns what Firecracker says of itself, such as "1.16.2". It runs
-// Firecracker, which takes a few milliseconds.
+// Firecracker, which takes a few milliseconds, once for each file that it is.
 func (d *Driver) Version(ctx context.Context) (string, error) {
 	binary, err := d.find()
 	if err != nil {
 		return "", err
 	}
+	is := identity(binary)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if is != "" && is == d.asked {
+		return d.said, nil
+	}
+	said, err := d.askVersion(ctx, binary)
+	if err == nil {
+		d.asked, d.said = is, said
+	}
+	return said, err
+}
+
+func (d *Driver) askVersion(ctx context.Context, binary string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.limits.answer)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, binary, "--version").Output()
 	if err != nil {
 		return "", &dayfly.Error{Kind: dayfly.Unavailable, Msg: "firecracker does not run: " + howToGet, Err: err}
 	}
-	v, err := parseVersion(string(out))
-	if err != nil {
-		return "", err
+	_, said, err := parseVersion(string(out))
+	return said, err
+}
+
+// identity changes whenever a file does.
+func identity(path string) string {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return ""
 	}
-	return v.String(), nil
+	return fmt.Sprintf("%s %d:%d %d %d.%09d", path, st.Dev, st.Ino, st.Size, st.Ctim.Sec, st.Ctim.Nsec)
 }
 
 // version is a release: major, minor, patch.
@@ -133,23 +160,23 @@ func (v version) before(o version) bool {
 	return false
 }
 
-var versionText = regexp.MustCompile(`^(?:Firecracker v)?(\d{1,4})\.(\d{1,4})\.(\d{1,4})`)
+var versionText = regexp.MustCompile(`^(?:Firecracker v)?((\d{1,4})\.(\d{1,4})\.(\d{1,4})[-+.0-9A-Za-z]{0,64})`)
 
-// parseVersion reads the line of --version or the answer of the API, and
-// refuses one that is too old.
-func parseVersion(text string) (version, error) {
+// parseVersion reads the line of --version or the answer of the API, as numbers
+// and as text, and refuses one that is too old.
+func parseVersion(text string) (version, string, error) {
 	m := versionText.FindStringSubmatch(text)
 	if m == nil {
-		return version{}, dayfly.Errorf(dayfly.Unavailable, "firecracker gives no version: %s", howToGet)
+		return version{}, "", dayfly.Errorf(dayfly.Unavailable, "firecracker gives no version: %s", howToGet)
 	}
 	var v version
 	for i := range v {
-		v[i], _ = strconv.Atoi(m[i+1]) // the pattern holds digits alone
+		v[i], _ = strconv.Atoi(m[i+2]) // the pattern holds digits alone
 	}
 	if v.before(minVersion) {
-		return v, dayfly.Errorf(dayfly.Unavailable, "firecracker is version %s, and %s or newer is needed: %s", v, minVersion, howToGet)
+		return v, "", dayfly.Errorf(dayfly.Unavailable, "firecracker is version %s, and %s or newer is needed: %s", v, minVersion, howToGet)
 	}
-	return v, nil
+	return v, m[1], nil
 }
 
 func (d *Driver) find() (string, error) {
