@@ -27,6 +27,7 @@ type Jail struct {
 	line    *line
 	proc    *Process // the first process, which becomes the VMM
 	who     occupant // the same, as recorded
+	users   *os.File // a user namespace to map files by; nil where there can be none
 
 	mu      sync.Mutex // guards what follows
 	started bool
@@ -55,6 +56,9 @@ func (p *Pool) make(ctx context.Context, s Shape) (_ *Jail, err error) {
 			err = errors.Join(err, j.Close())
 		}
 	}()
+	if j.users, err = mapping(j.uid); err != nil {
+		p.log.Debug("no users can be mapped", "err", err) // own does without where it can
+	}
 	if err := j.begin(); err != nil {
 		return nil, err
 	}
@@ -314,24 +318,33 @@ func (j *Jail) open(f File) (tree *os.File, dir bool, err error) {
 		return nil, false, errors.Join(dayfly.Errorf(dayfly.Denied, "jail: %s is a symbolic link: name what it leads to", f.Path), tree.Close())
 	}
 	if f.Own {
-		if err := j.own(tree); err != nil {
-			return nil, false, errors.Join(fmt.Errorf("jail: %s: %w", f.Path, err), tree.Close())
+		if err := j.own(tree, f, st); err != nil {
+			return nil, false, errors.Join(err, tree.Close())
 		}
 	}
 	return tree, kind == unix.S_IFDIR, nil
 }
 
-// own gives a file to the jail's user. It stays open for it to be taken back,
-// whatever is at its path by then.
-func (j *Jail) own(tree *os.File) error {
+// own shows a file of root's to the jail's user as its own. Where that cannot be
+// done the file is given to that user, if nobody else can have it: it stays open
+// to be taken back, whatever is at its path by then.
+func (j *Jail) own(tree *os.File, f File, st unix.Stat_t) error {
+	err := j.mapped(tree)
+	if err == nil {
+		return nil
+	}
+	if !f.Write || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
+		return &dayfly.Error{Kind: dayfly.Unavailable, Msg: "jail: " + f.Path + ": this host or its file system cannot map users, and the file cannot be given away: let all read it, or allow user namespaces", Err: err}
+	}
 	if err := unix.Fchownat(int(tree.Fd()), "", j.uid, j.uid, unix.AT_EMPTY_PATH); err != nil {
-		return err
+		return fmt.Errorf("jail: %s: %w", f.Path, err)
 	}
 	kept, err := duplicate(tree)
-	if err == nil {
-		j.owned = append(j.owned, kept)
+	if err != nil {
+		return fmt.Errorf("jail: %s: %w", f.Path, err)
 	}
-	return err
+	j.owned = append(j.owned, kept)
+	return nil
 }
 
 // Limit changes the limits of control groups that l names; zeros stay as they
@@ -368,6 +381,9 @@ func (j *Jail) Close() error {
 		return nil
 	}
 	var errs []error
+	if j.users != nil {
+		errs = append(errs, j.users.Close())
+	}
 	for _, f := range j.owned {
 		errs = append(errs, unix.Fchownat(int(f.Fd()), "", 0, 0, unix.AT_EMPTY_PATH), f.Close())
 	}

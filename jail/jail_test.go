@@ -193,6 +193,86 @@ func TestFileInJailIsThereAndOthersAreNot(t *testing.T) {
 	}
 }
 
+func TestFileStaysRootsWhileAJailHasIt(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	for name, users := range map[string]bool{"mapped": true, "given": false} {
+		path := filepath.Join(tempDir(t), name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j := take(t, p, Spec{Shape: self(t), Files: []File{{Path: path, Write: true, Own: true}}})
+		if j.users == nil {
+			t.Fatal("users cannot be mapped here")
+		}
+		if !users { // as on a host that cannot map
+			_ = j.users.Close()
+			j.users = nil
+		}
+		proc, err := j.Start(t.Context(), Command{Args: []string{"x", probeMark, "hang"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		owner := func() int {
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil {
+				t.Fatal(err)
+			}
+			return int(st.Uid)
+		}
+		if got := owner(); users && got != 0 || !users && got != j.UID() {
+			t.Errorf("%s: while the jail has it, it is %d's", name, got)
+		}
+		if err := j.Close(); err != nil || owner() != 0 {
+			t.Errorf("%s: afterwards it is %d's: %v", name, owner(), err)
+		}
+		<-proc.Done()
+	}
+	shared := filepath.Join(tempDir(t), "shared")
+	if err := errors.Join(os.WriteFile(shared, nil, 0o600), os.Link(shared, shared+"-too")); err != nil {
+		t.Fatal(err)
+	}
+	j := take(t, p, Spec{Shape: self(t), Files: []File{{Path: shared, Write: true, Own: true}}})
+	_ = j.users.Close()
+	j.users = nil
+	if _, err := j.Start(t.Context(), say()); dayfly.KindOf(err) != dayfly.Unavailable {
+		t.Errorf("a file that others may have is given away: %v", err)
+	}
+}
+
+func TestLentFileIsOpenedAgainByItsDescriptor(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	path := filepath.Join(tempDir(t), "memory")
+	if err := os.WriteFile(path, []byte("lent"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	read := Command{Args: []string{"x", probeMark, "read", "/proc/self/fd/3"}}
+	for _, c := range []struct {
+		lend bool
+		want string
+	}{{false, " open /proc/self/fd/3: permission denied"}, {true, "lent <nil>"}} {
+		j := take(t, p, Spec{Shape: self(t)})
+		read.Files = []*os.File{f}
+		if c.lend {
+			lent, err := j.Lend(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lent.Close()
+			read.Files[0] = lent
+		}
+		if out, _ := output(t, j, read); out != strings.TrimSpace(c.want) {
+			t.Errorf("lent: %v: it said %q, not %q", c.lend, out, c.want)
+		}
+	}
+}
+
 func TestWhatAProgramLacksIsNamed(t *testing.T) {
 	t.Parallel()
 	p := openPool(t, testOptions(t))

@@ -211,6 +211,9 @@ func (j *Jail) Detach() error {
 	}
 	j.proc.deaf()
 	var errs []error
+	if j.users != nil {
+		errs = append(errs, j.users.Close())
+	}
 	for _, f := range j.owned {
 		errs = append(errs, f.Close())
 	}
