@@ -102,7 +102,7 @@ func (n *Node) copiesOf(ctx context.Context, id dayfly.ID, count int) ([]dayfly.
 		return nil, err
 	}
 	if of.State != dayfly.Running {
-		return nil, staged(poses[0].name, notRunning(of))
+		return nil, notRunning(of)
 	}
 	of.Spec.Name, of.Spec.Cold = "", false // the one would be a host name twice, the other is not meant
 	copies := make([]dayfly.Workspace, count)

@@ -189,7 +189,8 @@ func (d death) bury(t *testing.T, w *world) {
 	if homes, locks := w.count(t, "workspaces"), w.count(t, "locks"); homes != 1 || locks > 1 {
 		t.Errorf("%d homes and %d locks for one workspace", homes, locks)
 	}
-	w.check(t, n, s.ID, d.outcome(), theNote)
+	w.check(t, n, s.ID, d.outcome(w.outlive), theNote)
+	w.write(t, n, s.ID, theNote) // which must be into files that are nobody else's
 	if _, err := n.Rollback(t.Context(), s.ID, string(s.Snapshot)); err != nil {
 		t.Errorf("Rollback = %v", err)
 	}
@@ -210,7 +211,7 @@ func (d death) finish(t *testing.T, w *world, n *Node, s subject) {
 		if err != nil || d.After != (len(list) == 0) {
 			t.Errorf("Snapshots = %+v, %v", list, err)
 		}
-		w.check(t, n, s.ID, dayfly.Failed, theNote)
+		w.check(t, n, s.ID, d.outcome(w.outlive), theNote)
 	} else if snap, err := n.GetSnapshot(t.Context(), string(s.Snapshot)); err != nil || snap.Workspace != s.ID {
 		t.Errorf("GetSnapshot = %+v, %v: a snapshot outlives its workspace", snap, err)
 	}
@@ -223,12 +224,12 @@ func (d death) finish(t *testing.T, w *world, n *Node, s subject) {
 }
 
 // outcome is what a kept workspace is after such a death.
-func (d death) outcome() dayfly.State {
+func (d death) outcome(outlive bool) dayfly.State {
 	u := useNamed(d.Use)
 	switch {
 	case u.table == "pause" && d.Row == pauseSteps[len(pauseSteps)-1].name && d.After:
 		return dayfly.Paused // and it was going to be acknowledged
-	case u.state == dayfly.Running:
+	case u.state == dayfly.Running && (!outlive || u.loses || strings.HasPrefix(u.name, "delete a running")):
 		return dayfly.Failed
 	}
 	return u.state

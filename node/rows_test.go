@@ -40,6 +40,11 @@ func init() { //nolint:gochecknoinits // before any test runs, as the tables are
 			return p.w.node.around(ctx, point{table: "pause", row: r.name, dir: p.w.dir}, func() error { return r.do(p, ctx) })
 		}
 	}
+	for i, r := range handover {
+		handover[i].do = func(t *takeover, ctx context.Context) error {
+			return t.w.node.around(ctx, point{table: "handover", row: r.name, dir: t.w.dir}, func() error { return r.do(t, ctx) })
+		}
+	}
 	for i, r := range poses {
 		poses[i].do = func(s *sitting, ctx context.Context) error {
 			return s.w.node.around(ctx, point{table: "photo", row: r.name, dir: s.w.dir}, func() error { return r.do(s, ctx) })
@@ -99,6 +104,9 @@ func tables() map[string][]string {
 	}
 	for _, r := range poses {
 		all["photo"] = append(all["photo"], r.name)
+	}
+	for _, r := range handover {
+		all["handover"] = append(all["handover"], r.name)
 	}
 	return all
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/disk"
@@ -32,7 +33,9 @@ func (n *Node) sweep(ctx context.Context) ([]*workspace, error) {
 	}
 	var errs []error
 	var found []*workspace
+	until := time.Now().Add(deathThroes)
 	for id := range ids {
+		n.awaitDeath(id, until)
 		w, err := n.sweepOne(ctx, id)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", id, err))
@@ -42,6 +45,29 @@ func (n *Node) sweep(ctx context.Context) ([]*workspace, error) {
 		}
 	}
 	return found, errors.Join(errs...)
+}
+
+// deathThroes is how long all together a server waits for the last one to be
+// gone, which was killed just now and has its locks for a moment more.
+const deathThroes = time.Second
+
+// awaitDeath waits for the lock of what may be to be taken over.
+func (n *Node) awaitDeath(id dayfly.ID, until time.Time) {
+	const pause = 10 * time.Millisecond
+	r, err := readRecord(n.Dir, id)
+	if err != nil || !n.Outlive || r.Machine == nil {
+		return
+	}
+	for time.Now().Before(until) {
+		lock, err := lockWorkspace(n.Dir, id)
+		if err == nil {
+			lock.release()
+		}
+		if dayfly.KindOf(err) != dayfly.Conflict {
+			return
+		}
+		time.Sleep(pause)
+	}
 }
 
 // sweepOne returns the workspace, with its lock, if it is to be taken over.

@@ -36,7 +36,11 @@ type world struct {
 	init   func(wire.Init) (wire.InitReply, int)
 	silent bool // the agent never says hello
 	driver vmm.Driver
-	hook   atomic.Pointer[func(context.Context, point) error]
+
+	outlive bool                   // the next node's
+	changed func(dayfly.Workspace) // the next node's
+
+	hook atomic.Pointer[func(context.Context, point) error]
 
 	version  atomic.Pointer[string]            // of the VMM
 	withhold atomic.Pointer[string]            // a confirmation that the agent keeps to itself
@@ -125,6 +129,9 @@ func newWorldIn(t *testing.T, dir string) *world {
 		if left := w.running(); left > 0 {
 			t.Errorf("%d machines run after Close", left)
 		}
+		if left, err := fake.Orphans(context.Background(), w.dir); err != nil || len(left) > 0 {
+			t.Errorf("machines that nobody owns: %v, %v", left, errors.Join(err, fake.KillOrphans(context.Background(), w.dir)))
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		for _, sin := range w.sins {
@@ -137,11 +144,18 @@ func newWorldIn(t *testing.T, dir string) *world {
 func emptyWorld(dir string) *world {
 	w := &world{dir: dir, boom: map[string]int{}, latest: map[string]vmm.Machine{}}
 	w.init = func(wire.Init) (wire.InitReply, int) { return wire.InitReply{Kernel: "6.0-fake"}, http.StatusOK }
-	w.driver = &driver{fake.New(w.guest, w.mayLaunch), w}
+	w.reboot()
 	if err := os.WriteFile(filepath.Join(w.dir, "rootfs"), []byte("root"), 0o600); err != nil {
 		panic(err)
 	}
 	return w
+}
+
+// reboot gives the next node a driver of its own, as another process has.
+func (w *world) reboot() *driver {
+	d := &driver{fake.New(w.guest, w.mayLaunch), w}
+	w.driver = d
+	return d
 }
 
 // breaks makes a part fail so many times.
@@ -199,11 +213,26 @@ func (d *driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) 
 	if err != nil {
 		return nil, err
 	}
-	d.w.mu.Lock()
-	defer d.w.mu.Unlock()
-	d.w.machines = append(d.w.machines, m)
-	d.w.latest[c.ID] = m
-	return &machine{m, d.w}, nil
+	return d.w.known(m, c.ID), nil
+}
+
+func (d *driver) Adopt(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
+	if err := d.w.fails("adopt"); err != nil {
+		return nil, err
+	}
+	m, err := d.Driver.Adopt(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return d.w.known(m, c.ID), nil
+}
+
+func (w *world) known(m vmm.Machine, id string) *machine {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.machines = append(w.machines, m)
+	w.latest[id] = m
+	return &machine{m, w}
 }
 
 // diskBytes is what the disks of these tests have: layers of the fake driver
@@ -319,7 +348,10 @@ func (k keys) Forget(path string) error {
 // config is what a node of this world is made of.
 func (w *world) config() (Config, error) {
 	ring, err := keyring.Open(w.dir)
-	return Config{Dir: w.dir, Images: w, Kernels: w, Keys: keys{ring, w}, Driver: w.driver, Log: slog.New(slog.DiscardHandler)}, err
+	return Config{
+		Dir: w.dir, Images: w, Kernels: w, Keys: keys{ring, w}, Driver: w.driver, Log: slog.New(slog.DiscardHandler),
+		KillOrphans: fake.KillOrphans, Orphans: fake.Orphans, Outlive: w.outlive, Changed: w.changed,
+	}, err
 }
 
 func (w *world) open(t *testing.T) *Node {

@@ -164,6 +164,25 @@ func blockSize(dev string) (n uint64, err error) {
 	return n, onDevice(dev, func(fd int) error { return ioctl(fd, unix.BLKGETSIZE64, unsafe.Pointer(&n)) })
 }
 
+// ext4Size is how many blocks the ext4 on a device has, and how many bytes one
+// has, by its superblock (Documentation/filesystems/ext4/super.rst).
+func ext4Size(dev string) (blocks, block uint64, err error) {
+	return blocks, block, onDevice(dev, func(fd int) error {
+		const at, countLo, logBlock, magic, countHi = 1024, 0x4, 0x18, 0x38, 0x150
+		var sb [1024]byte
+		if n, err := unix.Pread(fd, sb[:], at); err != nil || n != len(sb) {
+			return errors.Join(errors.New("it has no superblock"), err)
+		}
+		le, log := binary.LittleEndian, binary.LittleEndian.Uint32(sb[logBlock:])
+		if le.Uint16(sb[magic:]) != 0xef53 || log > 6 {
+			return errors.New("it is no ext4")
+		}
+		blocks = uint64(le.Uint32(sb[countHi:]))<<32 | uint64(le.Uint32(sb[countLo:]))
+		block = 1024 << log
+		return nil
+	})
+}
+
 // forgetPages drops what the kernel has in memory of a block device, so that
 // another content behind it is read anew.
 func forgetPages(dev string) error {

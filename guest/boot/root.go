@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -73,8 +74,36 @@ func (r *root) mountDisk(_ context.Context, in *wire.Init) error {
 		}
 	}
 	var err error
-	r.disk, err = os.Open(diskDir)
-	return err
+	if r.disk, err = os.Open(diskDir); err != nil {
+		return err
+	}
+	return growFS(in.Root, int(r.disk.Fd()))
+}
+
+// growFS makes a mounted ext4 as large as its device, which may have grown since
+// the last start. The kernel does it while it is mounted, and safely so if it is
+// cut short (EXT4_IOC_RESIZE_FS in fs/ext4/ioctl.c).
+func growFS(root *wire.Root, mounted int) error {
+	const resize = 0x40086610 // _IOW('f', 16, __u64)
+	size := uint64(max(0, root.DiskSize))
+	if size == 0 {
+		var err error
+		if size, err = blockSize(root.Disk); err != nil {
+			return fmt.Errorf("size of %s: %w", root.Disk, err)
+		}
+	}
+	has, block, err := ext4Size(root.Disk)
+	if err != nil {
+		return fmt.Errorf("size of the file system: %w", err)
+	}
+	want := size / block
+	if has >= want {
+		return nil
+	}
+	if err := ioctl(mounted, resize, unsafe.Pointer(&want)); err != nil {
+		return fmt.Errorf("grow the file system from %d to %d blocks: %w", has, want, err)
+	}
+	return nil
 }
 
 func (r *root) mountRoot(_ context.Context, in *wire.Init) error {

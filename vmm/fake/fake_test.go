@@ -121,7 +121,14 @@ func TestMachineOutlivesTheKilledDriver(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Kill()
-	<-child.Done()
+	select {
+	case <-orphan.Done():
+		t.Error("the dead are told of the end of a machine")
+	default:
+	}
+	if err := child.Close(); err != nil {
+		t.Error(err)
+	}
 	if _, err := io.Copy(io.Discard, conn); err != nil && !errors.Is(err, os.ErrClosed) && !strings.Contains(err.Error(), "closed") {
 		t.Errorf("reading of a dead process's connection: %v", err)
 	}
@@ -142,4 +149,7 @@ func TestMachineOutlivesTheKilledDriver(t *testing.T) {
 		t.Error(err)
 	}
 	<-m.Done()
+	if err := orphan.Close(); err != nil {
+		t.Error(err)
+	}
 }

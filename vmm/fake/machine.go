@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/vmm"
@@ -14,8 +15,13 @@ type machine struct {
 	*vm
 	driver *Driver
 	left   chan struct{} // closed when it is let go of
+	free   chan struct{} // closed when another may own it
 	over   chan struct{} // closed when it has ended or is let go of
 	leave  func()        // lets go of it
+
+	dead  atomic.Bool   // its driver was killed: the dead see nothing of what becomes of it
+	asked chan struct{} // closed by Close or Detach
+	ask   func()
 }
 
 // hold makes d the owner of v.
@@ -30,8 +36,9 @@ func (d *Driver) hold(v *vm) (*machine, error) {
 	if v.owner != nil {
 		return nil, dayfly.Errorf(dayfly.Conflict, "the machine has an owner already: end that process, or let it go first")
 	}
-	m := &machine{vm: v, driver: d, left: make(chan struct{}), over: make(chan struct{})}
+	m := &machine{vm: v, driver: d, left: make(chan struct{}), free: make(chan struct{}), over: make(chan struct{}), asked: make(chan struct{})}
 	m.leave = sync.OnceFunc(func() { close(m.left) })
+	m.ask = sync.OnceFunc(func() { close(m.asked) })
 	v.owner = m
 	d.owned[m] = true
 	go m.own()
@@ -51,6 +58,10 @@ func (m *machine) own() {
 	m.mu.Lock()
 	m.owner = nil
 	m.mu.Unlock()
+	close(m.free)
+	if m.dead.Load() {
+		<-m.asked
+	}
 	close(m.over)
 }
 
@@ -128,6 +139,7 @@ func (m *machine) Console() []byte { return m.console.Bytes() }
 
 // Close ends the guest and waits until it has returned. It returns nil.
 func (m *machine) Close() error {
+	m.ask()
 	select {
 	case <-m.left:
 	default:
@@ -142,8 +154,12 @@ func (m *machine) Detach() error {
 	if !m.config.Orphan {
 		return dayfly.Errorf(dayfly.Invalid, "the machine ends with this process: it is none that can be left alone")
 	}
+	m.ask()
 	select {
 	case <-m.done:
+		<-m.over
+		return m.conflict()
+	case <-m.left:
 		<-m.over
 		return m.conflict()
 	default:

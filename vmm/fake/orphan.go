@@ -53,7 +53,8 @@ func (d *Driver) Adopt(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
 var errKilled = errors.New("fake: the driver was killed")
 
 // Kill lets the driver die as a process does: its machines have no owner any
-// more, its connections end, what is not an orphan ends, and nothing of it works.
+// more, its connections end, what is not an orphan ends, and nothing of it works
+// or is told of anything. Its machines are still to be closed.
 func (d *Driver) Kill() {
 	d.mu.Lock()
 	d.killed = true
@@ -63,11 +64,12 @@ func (d *Driver) Kill() {
 	}
 	d.mu.Unlock()
 	for _, m := range owned {
+		m.dead.Store(true)
 		if !m.config.Orphan {
 			m.end(errCrash)
 		}
 		m.leave()
-		<-m.over
+		<-m.free
 	}
 }
 

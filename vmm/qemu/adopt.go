@@ -201,8 +201,9 @@ func (a *adoption) memory(context.Context) error {
 		return nil
 	}
 	f := pidFile(a.pidfd, memoryFD)
-	if f == nil {
-		return dayfly.Errorf(dayfly.Unavailable, "the memory of the machine cannot be read: this host lets only root do that (kernel.yama.ptrace_scope)")
+	if f == nil { // it can do all but be copied
+		a.m.sealed = true
+		return nil
 	}
 	a.back.Push("memory", func(context.Context) error { return f.Close() })
 	if fi, err := f.Stat(); err != nil || fi.Size() != int64(a.config.MemoryMiB)<<20 {
@@ -295,6 +296,12 @@ func (a *adoption) drives(ctx context.Context) error {
 			return dayfly.Errorf(dayfly.Unavailable, "drive %d of the machine has no file", i)
 		}
 		a.m.drives = append(a.m.drives, attached{d, top})
+		// A layer that the last owner was about to push is in the way of the next.
+		if next := layerNode(i, len(d.Below)+1); files[next] != "" {
+			if err := a.ask(ctx, "blockdev-del", map[string]string{"node-name": next}, nil); err != nil {
+				return err
+			}
+		}
 	}
 	a.m.sets = len(nodes) // enough to be above all names
 	return nil

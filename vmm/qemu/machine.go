@@ -28,6 +28,7 @@ type machine struct {
 	endpoint *endpoint
 	owner    *os.File // of an orphan: its directory, locked while it is ours
 	base     *os.File // of an adopted one: what its RAM began as; config has it, too
+	sealed   bool     // of an adopted one: this process may not look into its memory
 	log      *slog.Logger
 
 	greeted  atomic.Int64            // QEMU's major version, by its greeting

@@ -8,9 +8,9 @@ import (
 	"io"
 )
 
-// maxMessage bounds one line of QMP. The longest that is asked for is the
-// console in base64.
-const maxMessage = 128 << 10
+// maxMessage bounds one line of QMP. The longest that is asked for is what an
+// adopted machine's drives consist of, where each of many layers names all below.
+const maxMessage = 8 << 20
 
 // message is one line of QMP: a greeting, a reply or an event. QEMU is trusted
 // to be QEMU only until a guest has taken it over, so that nothing in one is

@@ -2,6 +2,8 @@ package qemu
 
 import (
 	"math"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -24,6 +26,16 @@ func TestMachineDirIsFoundAgain(t *testing.T) {
 			t.Errorf("machineName of %q = %q, %q", line, id, got)
 		}
 	}
+}
+
+func FuzzCommandLine(f *testing.F) {
+	f.Add([]byte("qemu\x00-name\x00guest=dayfly:w1:/state\x00-S\x00-blockdev\x00{\"file\":{\"filename\":\"/x\"}}\x00"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if id, dir, ok := machineName(b); ok && (!filepath.IsAbs(dir) || strings.Contains(id, ":")) {
+			t.Errorf("machineName = %q, %q", id, dir)
+		}
+		(&adoption{args: strings.Split(string(b), "\x00")}).launched()
+	})
 }
 
 func TestEmulatedKernelIsToldTheClock(t *testing.T) {
@@ -60,5 +72,19 @@ func TestTSCRateIsTheSameTwice(t *testing.T) {
 	}
 	if diff := math.Abs(float64(a-b)) / float64(a); diff > 0.001 {
 		t.Errorf("rates %d and %d kHz differ by %.4f", a, b, diff)
+	}
+}
+
+func TestDrivesOfACommandLineAreReadAgain(t *testing.T) {
+	t.Parallel()
+	want := []vmm.Drive{
+		{Path: "/images/root, \"quoted\"", ReadOnly: true},
+		{Path: "/w/disk"},
+		{Path: "/w/disk.2", Below: []string{"/w/disk.1", "/w/disk"}},
+	}
+	args := append([]string{"qemu"}, arguments(vmm.Config{ID: "w1", Dir: "/w", Accel: dayfly.TCG, CPUs: 1, Drives: want}, 0)...)
+	got := (&adoption{args: args}).launched()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("drives are %+v, want %+v", got, want)
 	}
 }

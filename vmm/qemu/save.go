@@ -68,6 +68,9 @@ func memoryFile(name string) (*os.File, error) {
 
 // RAM reads the guest's memory out of QEMU's.
 func (m *machine) RAM(ctx context.Context) (*vmm.RAM, error) {
+	if m.sealed {
+		return nil, dayfly.Errorf(dayfly.Unavailable, "the machine's memory cannot be read, as another process launched it: on this host only root may do that (kernel.yama.ptrace_scope)")
+	}
 	if m.config.Memory.Shared {
 		return nil, dayfly.Errorf(dayfly.Invalid, "the machine's RAM is a file: read that")
 	}
@@ -131,11 +134,7 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 		}
 	}()
 	name := layerNode(i, len(d.Below)+1)
-	_ = m.dropNode(ctx, name) // one that an earlier try left; QEMU refuses if it is in use
-	top := layer(path, false, true)
-	top["backing"], top["node-name"] = nil, name
-	top["file"].(map[string]any)["node-name"] = fileNode(name) //nolint:forcetypeassert // see layer
-	if err := m.ask(ctx, "blockdev-add", top, nil); err != nil {
+	if err := m.addLayer(ctx, name, path); err != nil {
 		return err
 	}
 	if err := m.ask(ctx, "blockdev-snapshot", map[string]string{"node": d.node, "overlay": name}, nil); err != nil {
@@ -143,6 +142,14 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 	}
 	d.node, d.Drive = name, vmm.Drive{Path: path, Below: append([]string{d.Path}, d.Below...)}
 	return nil
+}
+
+// addLayer lets QEMU open a new layer that lies over nothing yet.
+func (m *machine) addLayer(ctx context.Context, name, path string) error {
+	f, top := file(path, false), layer(path, false, true)
+	f["node-name"] = fileNode(name)
+	top["node-name"], top["file"], top["backing"] = name, f, nil
+	return m.ask(ctx, "blockdev-add", top, nil)
 }
 
 // Nodes have names by which they are known again: that of the layer which has

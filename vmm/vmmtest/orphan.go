@@ -2,7 +2,10 @@ package vmmtest
 
 import (
 	"bytes"
+	"encoding/hex"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -114,9 +117,38 @@ func hasDrive(t *testing.T, m vmm.Machine, i int, want vmm.Drive) {
 	if err != nil {
 		t.Fatalf("Drive: %v", err)
 	}
-	if got.Path != want.Path || got.ReadOnly != want.ReadOnly || len(got.Below) != len(want.Below) ||
-		len(want.Below) > 0 && got.Below[0] != want.Below[0] {
+	if got.Path != want.Path || got.ReadOnly != want.ReadOnly || !slices.Equal(got.Below, want.Below) {
 		t.Errorf("drive %d is %+v, want %+v", i, got, want)
+	}
+}
+
+// orphanWithManyLayersIsAdopted pushes as many layers as a disk may have.
+func orphanWithManyLayersIsAdopted(t *testing.T, s Setup) {
+	if s.RawDrives {
+		return // there are none
+	}
+	c := s.config(t, driveSize)
+	c.Orphan = true
+	m := s.launch(t, c)
+	meet(t, m)
+	const layers = 64
+	dir := t.TempDir()
+	for i := 1; i < layers; i++ {
+		if err := m.PushLayer(t.Context(), 0, filepath.Join(dir, strconv.Itoa(i))); err != nil {
+			t.Fatalf("PushLayer %d: %v", i, err)
+		}
+	}
+	want, err := m.Drive(t.Context(), 0)
+	if err != nil || len(want.Below) != layers-1 {
+		t.Fatalf("Drive = %+v, %v", want, err)
+	}
+	leave(t, m)
+	m = s.adopt(t, c)
+	hasDrive(t, m, 0, want)
+	k := rejoin(t, m)
+	k.must("write 0 4096 %x", "upper")
+	if got := k.must("read 0 4096 5"); got != hex.EncodeToString([]byte("upper")) {
+		t.Errorf("the drive holds %s", got)
 	}
 }
 

@@ -113,6 +113,7 @@ var promises = []promise{
 	{"ConsoleIsBounded", consoleIsBounded, false},
 
 	{"OrphanGoesOnWithAnotherOwner", orphanGoesOnWithAnotherOwner, false},
+	{"OrphanWithManyLayersIsAdopted", orphanWithManyLayersIsAdopted, false},
 	{"OrphanThatEndedAloneIsToldOf", orphanThatEndedAloneIsToldOf, false},
 	{"MachineHasOneOwner", machineHasOneOwner, false},
 	{"OnlyOrphansAreLetGo", onlyOrphansAreLetGo, false},
