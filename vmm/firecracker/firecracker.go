@@ -131,8 +131,7 @@ func (d *Driver) askVersion(ctx context.Context, binary string) (string, error) 
 	if err != nil {
 		return "", &dayfly.Error{Kind: dayfly.Unavailable, Msg: "firecracker does not run: " + howToGet, Err: err}
 	}
-	_, said, err := parseVersion(string(out))
-	return said, err
+	return parseVersion(string(out))
 }
 
 // identity changes whenever a file does.
@@ -162,21 +161,21 @@ func (v version) before(o version) bool {
 
 var versionText = regexp.MustCompile(`^(?:Firecracker v)?((\d{1,4})\.(\d{1,4})\.(\d{1,4})[-+.0-9A-Za-z]{0,64})`)
 
-// parseVersion reads the line of --version or the answer of the API, as numbers
-// and as text, and refuses one that is too old.
-func parseVersion(text string) (version, string, error) {
+// parseVersion reads the line of --version or the answer of the API, and refuses
+// one that is too old.
+func parseVersion(text string) (string, error) {
 	m := versionText.FindStringSubmatch(text)
 	if m == nil {
-		return version{}, "", dayfly.Errorf(dayfly.Unavailable, "firecracker gives no version: %s", howToGet)
+		return "", dayfly.Errorf(dayfly.Unavailable, "firecracker gives no version: %s", howToGet)
 	}
 	var v version
 	for i := range v {
 		v[i], _ = strconv.Atoi(m[i+2]) // the pattern holds digits alone
 	}
 	if v.before(minVersion) {
-		return v, "", dayfly.Errorf(dayfly.Unavailable, "firecracker is version %s, and %s or newer is needed: %s", v, minVersion, howToGet)
+		return "", dayfly.Errorf(dayfly.Unavailable, "firecracker is version %s, and %s or newer is needed: %s", v, minVersion, howToGet)
 	}
-	return v, m[1], nil
+	return m[1], nil
 }
 
 func (d *Driver) find() (string, error) {

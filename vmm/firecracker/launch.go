@@ -228,7 +228,7 @@ func (l *launch) greet(ctx context.Context) error {
 		return l.explain(ctx, err)
 	}
 	l.closeTheirs() // the pipe of the metrics it has opened itself by now
-	_, _, err := parseVersion(is.Version)
+	_, err := parseVersion(is.Version)
 	return err
 }
 
