@@ -74,7 +74,7 @@ encrypted disk, from any OCI image, thrown away without a trace.`,
 	root.AddCommand(
 		a.runCommand(), a.execCommand(), a.lsCommand(), a.rmCommand(), a.startCommand(), a.stopCommand(),
 		a.pauseCommand(), a.resumeCommand(), a.forkCommand(), a.rollbackCommand(), a.snapshotCommand(),
-		a.imageCommand(), a.kernelCommand(), a.systemCommand(), a.doctorCommand(), a.benchCommand(), a.serveCommand(), a.versionCommand(),
+		a.imageCommand(), a.kernelCommand(), a.systemCommand(), a.doctorCommand(), a.setupCommand(), a.benchCommand(), a.serveCommand(), a.versionCommand(),
 	)
 	return root
 }
