@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/client"
@@ -21,8 +22,11 @@ type app struct {
 	stdout, stderr io.Writer
 	lookupEnv      func(string) (string, bool)
 
-	state, host, logLevel string
+	state, host, logLevel, keyFile, namespace string
 
+	at         *place                                              // where the server is, once that has been asked
+	asked      bool                                                // there is a client of it, and it is not in this process
+	everywhere bool                                                // in all namespaces, whatever the environment says
 	newBackend func(dir string, log *slog.Logger) (backend, error) // what the server inside is made over
 	own        *ownServer
 }
@@ -67,15 +71,25 @@ encrypted disk, from any OCI image, thrown away without a trace.`,
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.state, "state", a.defaultState(), "`DIR` of images, kernels and workspaces [DAYFLY_STATE]")
-	flags.StringVar(&a.host, "host", a.getenv("DAYFLY_HOST"), "`ADDRESS` of a server, unix:///path or http://host:port; none: one inside this process [DAYFLY_HOST]")
+	flags.StringVar(&a.host, "host", "", "`ADDRESS` of a server, unix:///path, http://host:port or https://host:port; none: one inside this process; also --server [DAYFLY_SERVER, DAYFLY_HOST]")
+	flags.StringVar(&a.keyFile, "key-file", "", "`FILE` with the API key [DAYFLY_API_KEY has the key itself]")
 	flags.StringVar(&a.logLevel, "log-level", "warn", "`LEVEL` of what is logged to stderr: debug, info, warn or error")
 	_ = root.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
+	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "server" {
+			name = "host"
+		}
+		return pflag.NormalizedName(name)
+	})
 	root.SetFlagErrorFunc(wrongUsage)
 	root.AddCommand(
-		a.runCommand(), a.execCommand(), a.lsCommand(), a.rmCommand(), a.startCommand(), a.stopCommand(),
-		a.pauseCommand(), a.resumeCommand(), a.forkCommand(), a.rollbackCommand(), a.snapshotCommand(),
+		a.runCommand(), a.createCommand(), a.execCommand(), a.shellCommand(), a.cpCommand(), a.lsCommand(), a.getCommand(),
+		a.updateCommand(), a.rmCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.keepAliveCommand(),
+		a.logsCommand(), a.eventsCommand(), a.topCommand(), a.tokenCommand(), a.pauseCommand(), a.resumeCommand(), a.forkCommand(), a.rollbackCommand(), a.snapshotCommand(),
 		a.imageCommand(), a.kernelCommand(), a.systemCommand(), a.doctorCommand(), a.setupCommand(), a.benchCommand(), a.serveCommand(), a.versionCommand(),
+		a.loginCommand(), a.logoutCommand(), a.keyCommand(), a.nsCommand(), a.quotaCommand(), a.webhookCommand(), a.auditCommand(),
 	)
+	a.namespaceFlags(root)
 	return root
 }
 
@@ -91,30 +105,6 @@ func (a *app) defaultState() string {
 		return filepath.Join(dir, "dayfly")
 	}
 	return filepath.Join(a.getenv("HOME"), ".local", "state", "dayfly")
-}
-
-// connect returns a client of the server that is configured, else of one
-// inside this process.
-func (a *app) connect() (*client.Client, error) {
-	if a.host != "" {
-		return client.New(client.Options{Address: a.host})
-	}
-	if a.own == nil {
-		log, err := a.logger()
-		if err != nil {
-			return nil, err
-		}
-		dir, err := filepath.Abs(a.state)
-		if err != nil {
-			return nil, err
-		}
-		back, err := a.newBackend(dir, log)
-		if err != nil {
-			return nil, err
-		}
-		a.own = startOwn(back, log)
-	}
-	return client.New(client.Options{Dial: a.own.Dial})
 }
 
 // inside says whether the server is in this process, so that machines end with it.

@@ -35,12 +35,12 @@ func (a *app) each(c *cobra.Command, args []string, do func(context.Context, *cl
 }
 
 // eachWorkspace does something with every workspace named and prints the ids
-// with which it went well.
-func (a *app) eachWorkspace(c *cobra.Command, args []string, do func(context.Context, *client.Client, dayfly.ID) error) error {
+// that come back where it went well.
+func (a *app) eachWorkspace(c *cobra.Command, args []string, do func(context.Context, *client.Client, dayfly.ID) (dayfly.ID, error)) error {
 	return a.each(c, args, func(ctx context.Context, cl *client.Client, arg string) error {
-		id, err := dayfly.ParseID(arg)
+		id, err := ref(arg)
 		if err == nil {
-			err = do(ctx, cl, id)
+			id, err = do(ctx, cl, id)
 		}
 		if err == nil && ctx.Err() == nil {
 			fmt.Fprintln(a.stdout, id)

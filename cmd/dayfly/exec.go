@@ -22,18 +22,18 @@ type execFlags struct {
 
 const execLong = `Run a command in a workspace that is there already.
 
-Exit codes and signals are as with dayfly run. Without a server (--host) the
-workspace must be one that was kept: a stopped one is started from its disk for
+Exit codes and signals are as with dayfly run. Without a server the workspace
+must be one that was kept: a stopped one is started from its disk for
 the command, and stopped after it; a paused one goes on, and is paused after it.`
 
 func (a *app) execCommand() *cobra.Command {
 	var f execFlags
 	cmd := &cobra.Command{
-		Use:   "exec [flags] ID [--] CMD [ARG...]",
+		Use:   "exec [flags] WORKSPACE [--] CMD [ARG...]",
 		Short: "Run a command in a workspace",
 		Long:  execLong,
-		Example: `  dayfly exec -it wabcdefghijklmnopqrst bash
-  dayfly exec wabcdefghijklmnopqrst -- cat /etc/os-release`,
+		Example: `  dayfly exec -it mayfly bash
+  dayfly exec mayfly -- cat /etc/os-release`,
 		Annotations: forCommands,
 		Args:        atLeast(2, "name a workspace and a command"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -54,7 +54,7 @@ func (a *app) execCommand() *cobra.Command {
 }
 
 func (a *app) execIn(ctx context.Context, f *execFlags, args []string) (err error) {
-	id, err := dayfly.ParseID(args[0])
+	id, err := ref(args[0])
 	if err != nil {
 		return err
 	}
@@ -78,6 +78,7 @@ func (a *app) execIn(ctx context.Context, f *execFlags, args []string) (err erro
 		if err != nil {
 			return cause(ctx, err)
 		}
+		id = ws.ID
 		defer func() { err = errors.Join(err, putBack(at.client, ws)) }()
 	}
 	late := &exitError{exitTimeout, fmt.Errorf("the time is up: %s passed", f.timeout)}

@@ -166,9 +166,25 @@ func (a *app) hint(err error) string {
 	case !errors.As(err, &e):
 		return ""
 	case e.Kind == dayfly.Unavailable && strings.HasPrefix(e.Msg, "server: "):
-		return "is it running? dayfly serve starts one; without --host and DAYFLY_HOST none is needed"
+		return "is it running? dayfly serve starts one; " + a.unless()
+	case e.RetryAfter > 0:
+		return fmt.Sprintf("the same may work in %s", e.RetryAfter)
+	case e.Kind == dayfly.Denied && a.asked && a.at.key == "" && !strings.HasPrefix(a.at.address, "unix://"):
+		return "no key was sent: dayfly login, DAYFLY_API_KEY or --key-file"
+	case e.Kind == dayfly.NotFound && strings.HasPrefix(e.Msg, "there is no workspace"):
+		return "dayfly ls shows what there is"
+	case e.Kind == dayfly.Exhausted && a.asked:
+		return "dayfly quota shows the limits, and what is used of them"
 	case e.Kind == dayfly.Unavailable, e.Kind == dayfly.Internal:
 		return "dayfly doctor says what this host can do and what it lacks"
 	}
 	return ""
+}
+
+// unless says how to do without the server that does not answer.
+func (a *app) unless() string {
+	if a.host == "" && a.getenv("DAYFLY_SERVER") == "" && a.getenv("DAYFLY_HOST") == "" {
+		return "dayfly logout forgets it, and --host none does without one"
+	}
+	return "without --host, DAYFLY_SERVER and DAYFLY_HOST none is needed"
 }

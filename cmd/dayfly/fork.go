@@ -16,13 +16,13 @@ import (
 
 func (a *app) forkCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "fork ID",
+		Use:   "fork WORKSPACE",
 		Short: "Make running copies of a running workspace",
 		Long: `Make running copies of a running workspace, which goes on. Each has the memory,
 the processes and the disk of that instant, and changes from then on are its own.
 Their ids are printed, one a line. After an error there is no copy.`,
-		Example: `  dayfly fork wabcdefghijklmnopqrst
-  dayfly fork -n 8 wabcdefghijklmnopqrst`,
+		Example: `  dayfly fork mayfly
+  dayfly fork -n 8 mayfly`,
 		Args:              exactlyOne("name a workspace"),
 		ValidArgsFunction: a.completeWorkspaces,
 	}
@@ -32,7 +32,7 @@ Their ids are printed, one a line. After an error there is no copy.`,
 		if err := a.needsServer("forked"); err != nil {
 			return err
 		}
-		id, err := dayfly.ParseID(args[0])
+		id, err := ref(args[0])
 		if err != nil {
 			return err
 		}

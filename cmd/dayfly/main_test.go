@@ -34,7 +34,14 @@ func fakeMain() {
 
 type fakeBackend struct{ *fakehost.Host }
 
-func (f fakeBackend) options() api.Options { return f.Options() }
+// options are those of a host, or with DAYFLY_TEST_WHOLE of a whole server, which
+// asks for keys.
+func (f fakeBackend) options() api.Options {
+	if os.Getenv("DAYFLY_TEST_WHOLE") != "" {
+		return f.ServerOptions()
+	}
+	return f.Options()
+}
 
 // TestScripts runs the command lines in testdata/script. Commands in workspaces
 // run on this machine, as root.
@@ -45,6 +52,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("DAYFLY_STATE", filepath.Join(e.WorkDir, "state"))
 			e.Setenv("DAYFLY_HOST", "")
+			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "jsonfield": jsonField},

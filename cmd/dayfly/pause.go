@@ -11,12 +11,12 @@ import (
 
 func (a *app) pauseCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "pause ID...",
+		Use:   "pause WORKSPACE...",
 		Short: "Save running workspaces, memory and disk, and end their machines",
 		Long: `Save running workspaces, memory and disk, and end their machines. Once an id is
 printed, all of it is safely on the host's disk, encrypted. dayfly resume lets
 them go on where they were, processes included.`,
-		Example:           "  dayfly pause wabcdefghijklmnopqrst",
+		Example:           "  dayfly pause mayfly",
 		Args:              atLeast(1, "name a workspace"),
 		ValidArgsFunction: a.completeWorkspaces,
 	}
@@ -35,13 +35,13 @@ func (a *app) changeEach(c *cobra.Command, args []string, asJSON bool,
 	do func(context.Context, *client.Client, dayfly.ID) (dayfly.Workspace, error),
 ) error {
 	if !asJSON {
-		return a.eachWorkspace(c, args, func(ctx context.Context, cl *client.Client, id dayfly.ID) error {
-			_, err := do(ctx, cl, id)
-			return err
+		return a.eachWorkspace(c, args, func(ctx context.Context, cl *client.Client, id dayfly.ID) (dayfly.ID, error) {
+			ws, err := do(ctx, cl, id)
+			return ws.ID, err
 		})
 	}
 	return eachAsJSON(a, c, args, func(ctx context.Context, cl *client.Client, arg string) (dayfly.Workspace, error) {
-		id, err := dayfly.ParseID(arg)
+		id, err := ref(arg)
 		if err != nil {
 			return dayfly.Workspace{}, err
 		}

@@ -11,13 +11,13 @@ import (
 
 func (a *app) resumeCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "resume ID...",
+		Use:   "resume WORKSPACE...",
 		Short: "Let paused workspaces go on where they were",
 		Long: `Let paused workspaces go on where they were, with their processes and memory.
 They run under a server. Without one, dayfly exec lets a paused workspace go on
 for one command and pauses it again.`,
-		Example: `  dayfly resume wabcdefghijklmnopqrst
-  dayfly resume --timings wabcdefghijklmnopqrst`,
+		Example: `  dayfly resume mayfly
+  dayfly resume --timings mayfly`,
 		Args:              atLeast(1, "name a workspace"),
 		ValidArgsFunction: a.completeWorkspaces,
 	}
@@ -31,14 +31,4 @@ for one command and pauses it again.`,
 		})
 	}
 	return cmd
-}
-
-// needsServer returns an error unless there is a server for a workspace to run
-// under once this command has ended.
-func (a *app) needsServer(done string) error {
-	if a.host != "" {
-		return nil
-	}
-	return dayfly.Errorf(dayfly.Invalid, "a workspace that is %s needs a server to run under: "+
-		"dayfly serve, then --host or DAYFLY_HOST; dayfly exec runs a command in a stopped or paused one without", done)
 }

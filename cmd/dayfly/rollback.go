@@ -12,13 +12,13 @@ import (
 
 func (a *app) rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rollback ID SNAPSHOT",
+		Use:   "rollback WORKSPACE SNAPSHOT",
 		Short: "Put a workspace back to where it was at a snapshot of it",
 		Long: `Put a workspace back to where it was when a snapshot was taken of it, memory and
 disk, and let it go on from there. What happened in it since then is lost: take
 another snapshot first to keep that. The snapshot "previous" is the pause before
 the last one, which is there until the last one has been resumed.`,
-		Example:           "  dayfly rollback wabcdefghijklmnopqrst before-tests",
+		Example:           "  dayfly rollback mayfly before-tests",
 		Args:              exactly(2, "name a workspace and a snapshot of it"),
 		ValidArgsFunction: a.completeRollback,
 	}
@@ -27,7 +27,7 @@ the last one, which is there until the last one has been resumed.`,
 		if err := a.needsServer("rolled back"); err != nil {
 			return err
 		}
-		id, err := dayfly.ParseID(args[0])
+		id, err := ref(args[0])
 		if err != nil {
 			return err
 		}
@@ -52,7 +52,7 @@ func (a *app) completeRollback(c *cobra.Command, args []string, typed string) ([
 	case 0:
 		return a.completeWorkspaces(c, args, typed)
 	case 1:
-		return a.snapshotRefs(c, dayfly.ID(args[0]), nil), cobra.ShellCompDirectiveNoFileComp
+		return a.snapshotRefs(c, args[0], nil), cobra.ShellCompDirectiveNoFileComp
 	}
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }

@@ -68,6 +68,17 @@ func (a *app) runCommand() *cobra.Command {
 	fl.SetInterspersed(false)
 	fl.BoolVarP(&f.interactive, "interactive", "i", false, "pass standard input on to the command")
 	fl.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
+	f.machineFlags(a, cmd)
+	fl.DurationVar(&f.timeout, "timeout", 0, "end it all after `DURATION` from the start of the workspace, such as 30s; the exit code is then 124")
+	fl.BoolVar(&f.keep, "keep", false, "stop the workspace at the end instead of deleting it, and print its id to stderr")
+	fl.StringVar(&f.json, "json", "", "report as one line of JSON at the end of stderr, or to `FILE`")
+	fl.Lookup("json").NoOptDefVal = toStderr
+	return cmd
+}
+
+// machineFlags adds the flags of whatever makes a workspace.
+func (f *runFlags) machineFlags(a *app, cmd *cobra.Command) {
+	fl := cmd.Flags()
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "set `NAME=VALUE`; NAME alone copies the variable of the caller")
 	fl.StringArrayVar(&f.envFiles, "env-file", nil, "set what is in `FILE`, one NAME=VALUE a line")
 	fl.StringVarP(&f.workdir, "workdir", "w", "", "`DIR` to start the command in (default: the image's)")
@@ -76,21 +87,16 @@ func (a *app) runCommand() *cobra.Command {
 	f.memory, f.disk = dayfly.DefaultMemoryMiB, dayfly.DefaultDiskMiB
 	fl.VarP(&f.memory, "memory", "m", "memory, such as 512M or 2G")
 	fl.Var(&f.disk, "disk", "size of the private disk, such as 2G; it costs what is written")
-	fl.DurationVar(&f.timeout, "timeout", 0, "end it all after `DURATION` from the start of the workspace, such as 30s; the exit code is then 124")
 	fl.StringVar(&f.name, "name", "", "`NAME` of the workspace, and its host name")
 	fl.StringVar(&f.accel, "accel", string(dayfly.Auto), "how guest instructions run: auto, kvm or tcg")
 	fl.StringVar(&f.snapshot, "snapshot", "", "start from `SNAPSHOT`, an id or name, instead of an image")
 	fl.BoolVar(&f.cold, "cold", false, "boot a kernel even where a faster start is possible")
-	fl.BoolVar(&f.keep, "keep", false, "stop the workspace at the end instead of deleting it, and print its id to stderr")
 	fl.StringVar(&f.pull, "pull", "missing", "pull the image: missing, always or never")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "show no progress of a pull")
 	fl.BoolVar(&f.timings, "timings", false, "print where the time went to stderr")
-	fl.StringVar(&f.json, "json", "", "report as one line of JSON at the end of stderr, or to `FILE`")
-	fl.Lookup("json").NoOptDefVal = toStderr
-	_ = cmd.RegisterFlagCompletionFunc("accel", cobra.FixedCompletions([]string{"auto", "kvm", "tcg"}, cobra.ShellCompDirectiveNoFileComp))
+	completeWords(cmd, "accel", dayfly.Auto, dayfly.KVM, dayfly.TCG)
 	_ = cmd.RegisterFlagCompletionFunc("snapshot", a.completeSnapshots)
-	_ = cmd.RegisterFlagCompletionFunc("pull", cobra.FixedCompletions([]string{"missing", "always", "never"}, cobra.ShellCompDirectiveNoFileComp))
-	return cmd
+	completeWords(cmd, "pull", "missing", "always", "never")
 }
 
 // atLeast is a cobra.PositionalArgs that says what is missing.
@@ -193,18 +199,8 @@ func (r *oneRun) do(ctx context.Context) (exit client.Exit, err error) {
 
 // start makes the workspace, with its image pulled if that is wanted.
 func (r *oneRun) start(ctx context.Context) error {
-	if r.f.pull == "always" {
-		if err := r.pullImage(ctx); err != nil {
-			return err
-		}
-	}
-	err := r.create(ctx)
-	if r.f.pull == "missing" && missingImage(err) && r.spec.Image != "" && r.spec.Image != baseImage {
-		if err = r.pullImage(ctx); err == nil {
-			err = r.create(ctx)
-		}
-	}
-	return err
+	p := pulling{r.f.pull, r.spec.Image, r.f.quiet}
+	return r.app.withImage(ctx, r.at.client, p, func() error { return r.create(ctx) })
 }
 
 // baseImage is built here and found in no registry.
@@ -215,13 +211,6 @@ const baseImage = "base"
 func missingImage(err error) bool {
 	var e *dayfly.Error
 	return errors.As(err, &e) && e.Kind == dayfly.NotFound && e.Stage == "image"
-}
-
-func (r *oneRun) pullImage(ctx context.Context) error {
-	p := r.app.progress("pull "+r.spec.Image, r.f.quiet)
-	defer p.Close()
-	_, err := r.at.client.Images.Pull(ctx, r.spec.Image, "", p.Report)
-	return err
 }
 
 // create starts the workspace, and its time with it.

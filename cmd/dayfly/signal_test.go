@@ -28,7 +28,7 @@ func start(t *testing.T, script string, args ...string) *started {
 	needs.Root(t)
 	args = append(append([]string{"run", "-u", "root"}, args...), fakehost.Base, "sh", "-c", script)
 	s := &started{Cmd: exec.CommandContext(t.Context(), "dayfly", args...)}
-	s.Env = append(s.Environ(), "DAYFLY_STATE="+t.TempDir(), "DAYFLY_HOST=")
+	s.Env = append(s.Environ(), "DAYFLY_STATE="+t.TempDir(), "DAYFLY_HOST=none")
 	s.Stderr = &s.errs
 	out, err := s.StdoutPipe()
 	if err != nil {
@@ -104,7 +104,7 @@ func TestSecondInterruptSoonEndsWhatIgnoresThem(t *testing.T) {
 func TestInterruptedStartEnds(t *testing.T) {
 	t.Parallel()
 	c := exec.CommandContext(t.Context(), "dayfly", "run", "--log-level", "debug", fakehost.Slow)
-	c.Env = append(c.Environ(), "DAYFLY_STATE="+t.TempDir(), "DAYFLY_HOST=", "DAYFLY_TEST_SAY=1")
+	c.Env = append(c.Environ(), "DAYFLY_STATE="+t.TempDir(), "DAYFLY_HOST=none", "DAYFLY_TEST_SAY=1")
 	errs, err := c.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

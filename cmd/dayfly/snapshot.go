@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/client"
 )
 
@@ -29,10 +28,14 @@ func (a *app) completeSnapshots(c *cobra.Command, args []string, _ string) ([]st
 
 // snapshotRefs lists what the snapshots of a workspace, or all, are called:
 // their names, and the ids of those without one.
-func (a *app) snapshotRefs(c *cobra.Command, of dayfly.ID, but []string) []string {
+func (a *app) snapshotRefs(c *cobra.Command, of string, but []string) []string {
 	var refs []string
 	_ = a.withClient(c, func(ctx context.Context, cl *client.Client) error {
-		list, err := cl.Snapshots.List(ctx, of)
+		id, err := known(ctx, cl, of)
+		if err != nil {
+			return err
+		}
+		list, err := cl.Snapshots.List(ctx, id)
 		for _, sn := range list {
 			if ref := cmp.Or(sn.Name, string(sn.ID)); !slices.Contains(but, ref) {
 				refs = append(refs, cobra.CompletionWithDesc(ref, sn.Image.Name+", "+ago(sn.CreatedAt)+" old"))

@@ -6,15 +6,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/client"
 )
 
 func (a *app) snapshotCreateCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create ID",
+		Use:   "create WORKSPACE",
 		Short: "Keep a running workspace as it is at one instant; it goes on",
-		Example: `  dayfly snapshot create wabcdefghijklmnopqrst --name before-tests
+		Example: `  dayfly snapshot create mayfly --name before-tests
   dayfly run --snapshot before-tests -- make test`,
 		Args:              exactlyOne("name a workspace"),
 		ValidArgsFunction: a.completeWorkspaces,
@@ -22,7 +21,7 @@ func (a *app) snapshotCreateCommand() *cobra.Command {
 	name := cmd.Flags().String("name", "", "`NAME` of the snapshot, unique on a host, without spaces and slashes")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(c *cobra.Command, args []string) error {
-		id, err := dayfly.ParseID(args[0])
+		id, err := ref(args[0])
 		if err != nil {
 			return err
 		}

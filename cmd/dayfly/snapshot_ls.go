@@ -15,22 +15,26 @@ func (a *app) snapshotLsCommand() *cobra.Command {
 		Use: "ls", Aliases: []string{"list"}, Short: "List snapshots, newest first", Args: noArgs,
 		Long: `List snapshots, newest first. MEMORY and DISK are what is stored of each; layers
 of disks are shared, so FREES says what deleting it alone gives back.`,
-		Example: "  dayfly snapshot ls --workspace wabcdefghijklmnopqrst",
+		Example: "  dayfly snapshot ls --workspace mayfly",
 	}
-	workspace := cmd.Flags().String("workspace", "", "only those of the workspace with this `ID`, which may be deleted by now")
+	workspace := cmd.Flags().String("workspace", "", "only those of `WORKSPACE`; of one that is deleted by now, its id")
 	_ = cmd.RegisterFlagCompletionFunc("workspace", func(c *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return a.completeWorkspaces(c, nil, typed)
 	})
 	quiet := cmd.Flags().BoolP("quiet", "q", false, "print ids only")
-	asJSON := jsonFlag(cmd)
+	out := outputFlags(cmd)
 	cmd.RunE = func(c *cobra.Command, _ []string) error {
 		return a.withClient(c, func(ctx context.Context, cl *client.Client) error {
-			list, err := cl.Snapshots.List(ctx, dayfly.ID(*workspace))
+			id, err := known(ctx, cl, *workspace)
+			if err != nil {
+				return err
+			}
+			list, err := cl.Snapshots.List(ctx, id)
 			switch {
 			case err != nil:
 				return err
-			case *asJSON:
-				return printJSON(a.stdout, list)
+			case out.scripted():
+				return printList(a, out, list)
 			case *quiet:
 				for _, sn := range list {
 					fmt.Fprintln(a.stdout, sn.ID)

@@ -40,7 +40,7 @@ func onTerminal(t *testing.T, args ...string) *typist {
 	if err := pty.Setsize(keys, &pty.Winsize{Rows: 33, Cols: 99}); err != nil {
 		t.Fatal(err)
 	}
-	p.Env = append(p.Environ(), "DAYFLY_STATE="+t.TempDir(), "DAYFLY_HOST=", "TERM=dumb")
+	p.Env = append(p.Environ(), "DAYFLY_STATE="+t.TempDir(), "DAYFLY_HOST=none", "TERM=dumb")
 	p.Stdin, p.Stdout, p.Stderr = screen, screen, screen
 	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := p.Start(); err != nil {
