@@ -152,26 +152,52 @@ type command struct {
 	pid    int
 	tty    bool
 	late   time.Duration // after which it is killed; 0: never
+	cancel func()        // ends the stream
 }
 
-// begin starts a command. Its output ends with ctx, which leaves it running: see run.
+// begin starts a command. A caller that leaves meanwhile is no reason not to
+// hear of the start: what has no pid cannot be ended. After begin comes run, or
+// close, which leaves the command running.
 func (s *Server) begin(ctx context.Context, id dayfly.ID, x Exec, open bool) (*command, error) {
-	c := &command{id: id, agent: s.agentOf(id, x.User), tty: x.Tty, late: time.Duration(x.TimeoutS) * time.Second}
-	stream, err := c.agent.ServerStream(ctx, wire.ProcessStart, x.request(open))
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	patience := context.AfterFunc(ctx, func() {
+		_ = sleep(life, killTime)
+		cancel()
+	})
+	c := &command{id: id, agent: s.agentOf(id, x.User), tty: x.Tty, late: time.Duration(x.TimeoutS) * time.Second, cancel: cancel}
+	err := c.start(life, x.request(open))
+	if !patience() && err == nil {
+		c.end(ctx)
+		err = ctx.Err()
+	}
 	if err != nil {
+		c.close()
 		return nil, guestError(ctx, id, err)
+	}
+	return c, nil
+}
+
+func (c *command) start(ctx context.Context, req wire.StartRequest) (err error) {
+	if c.stream, err = c.agent.ServerStream(ctx, wire.ProcessStart, req); err != nil {
+		return err
 	}
 	var ev wire.EventResponse
-	err = stream.Receive(&ev)
-	if err == nil && ev.Event.Start == nil {
-		err = errors.New("the first event of a command is not its start")
+	if err := c.stream.Receive(&ev); err != nil {
+		return err
 	}
-	if err != nil {
-		_ = stream.Close()
-		return nil, guestError(ctx, id, err)
+	if ev.Event.Start == nil {
+		return errors.New("the first event of a command is not its start")
 	}
-	c.stream, c.pid = stream, int(ev.Event.Start.PID)
-	return c, nil
+	c.pid = int(ev.Event.Start.PID)
+	return nil
+}
+
+// close ends the connection to a command.
+func (c *command) close() {
+	c.cancel()
+	if c.stream != nil {
+		_ = c.stream.Close()
+	}
 }
 
 // outcome is how a command ended.
@@ -184,7 +210,7 @@ type outcome struct {
 // ends first, it ends the command. in may be nil.
 func (c *command) run(ctx context.Context, in io.Reader, out func(channel byte, data []byte) error) (outcome, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	stop := context.AfterFunc(ctx, func() { _ = c.stream.Close() })
+	stop := context.AfterFunc(ctx, c.cancel)
 	var feeding sync.WaitGroup
 	if in != nil {
 		feeding.Go(func() { c.feed(ctx, in) })
@@ -206,12 +232,15 @@ func (c *command) run(ctx context.Context, in io.Reader, out func(channel byte, 
 		}
 		feeding.Wait()
 		stop()
-		_ = c.stream.Close()
+		c.close()
 	}()
 	o, err := c.carry(ctx, out)
 	o.timedOut = late.Load()
 	if err != nil {
 		c.end(ctx)
+		if o.timedOut {
+			err = unusable(c.id, err)
+		}
 	}
 	return o, err
 }

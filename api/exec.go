@@ -48,7 +48,7 @@ func (s *Server) detached(w http.ResponseWriter, r *http.Request, id dayfly.ID, 
 	if in := x.input(); in != nil {
 		c.feed(ctx, in)
 	}
-	_ = c.stream.Close()
+	c.close()
 	s.reply(w, r, http.StatusOK, ExecResult{Pid: c.pid})
 	return nil
 }
@@ -95,7 +95,7 @@ func (s *Server) told(ctx context.Context, out *sse, id dayfly.ID, x Exec) error
 	}
 	if err := out.send(event{name: "start", data: ExecResult{Pid: c.pid}}); err != nil {
 		c.end(ctx)
-		_ = c.stream.Close()
+		c.close()
 		return err
 	}
 	o, err := c.run(ctx, x.input(), func(channel byte, data []byte) error {

@@ -118,6 +118,7 @@ func (k *socket) serve(id dayfly.ID) {
 		})
 	} else {
 		c.end(ctx)
+		c.close()
 	}
 	_ = inside.Close()
 	if err != nil {

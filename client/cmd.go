@@ -90,15 +90,19 @@ func (c *Cmd) Start() error {
 	if c.ctx.Err() != nil {
 		return c.ctx.Err()
 	}
-	// The stream outlives ctx for as long as it takes to hear of the end.
+	// The stream outlives ctx for as long as it takes to hear of the start, as
+	// what has no pid cannot be killed, and of the end.
 	life, cancel := context.WithCancel(context.WithoutCancel(c.ctx))
-	stop := context.AfterFunc(c.ctx, cancel)
+	stop := context.AfterFunc(c.ctx, func() {
+		_ = pause(life, killTime)
+		cancel()
+	})
 	p, err := c.ws.c.Start(life, c.ws.ID, Command{
 		Path: c.Path, Args: c.Args, Env: env, Dir: c.Dir, User: c.User, Stdin: c.Stdin, Stdout: c.Stdout, Stderr: c.Stderr, TTY: c.TTY,
 	})
-	if !stop() && err == nil { // ctx ended just then
-		err = c.ctx.Err()
+	if !stop() && err == nil { // ctx ended meanwhile
 		kill(p, cancel)
+		err = c.ctx.Err()
 	}
 	if err != nil {
 		cancel()
