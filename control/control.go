@@ -95,7 +95,6 @@ type Store interface {
 
 	Events(ctx context.Context, q dayfly.EventQuery) ([]dayfly.Event, error)
 	CreateWebhook(ctx context.Context, w dayfly.Webhook) error
-	Webhooks(ctx context.Context, namespace string) ([]dayfly.Webhook, error)
 	UpdateWebhook(ctx context.Context, w dayfly.Webhook) error
 	DeleteWebhook(ctx context.Context, id string) error
 	Deliveries(ctx context.Context, webhook string, limit int) ([]dayfly.Delivery, error)

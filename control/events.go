@@ -103,7 +103,9 @@ func (c *Control) CreateWebhook(ctx context.Context, w dayfly.Webhook) (dayfly.W
 		return dayfly.Webhook{}, dayfly.Errorf(dayfly.Exhausted, "there are %d webhooks, the most there may be: delete one", len(had))
 	}
 	w.ID, w.Secret, w.CreatedAt = "wh"+randomText(16), "whsec_"+randomText(40), c.now()
-	return w, c.counted(c.db.CreateWebhook(ctx, w))
+	err = c.counted(c.db.CreateWebhook(ctx, w))
+	c.hooks.Wake()
+	return w, err
 }
 
 func checkWebhook(w dayfly.Webhook) error {

@@ -146,3 +146,7 @@ func (k *keeper) makeAgain() {
 		})
 	})
 }
+
+// Settled is closed when every record has been reconciled: calls are answered
+// from then on.
+func (c *Control) Settled() <-chan struct{} { return c.settled }

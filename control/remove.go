@@ -119,17 +119,26 @@ func (k *keeper) finish() {
 }
 
 // forgetKey frees an idempotency key whose work was taken back, so that its
-// owner can try again with it.
+// owner can try again with it. A store that is away is asked again behind the
+// caller's back.
 func (c *Control) forgetKey(namespace, key string) {
-	for key != "" {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ended), storeTimeout)
-		err := c.counted(c.db.Forget(ctx, namespace, key))
-		cancel()
-		if dayfly.KindOf(err) != dayfly.Unavailable || !c.pause(storeRetry) {
-			return
-		}
+	if key == "" || !c.storeAway(c.forgetOnce(namespace, key)) || !c.ops.begin() {
+		return
 	}
+	c.tasks.Go(func() {
+		defer c.ops.end()
+		for c.pause(storeRetry) && c.storeAway(c.forgetOnce(namespace, key)) {
+		}
+	})
 }
+
+func (c *Control) forgetOnce(namespace, key string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ended), storeTimeout)
+	defer cancel()
+	return c.counted(c.db.Forget(ctx, namespace, key))
+}
+
+func (c *Control) storeAway(err error) bool { return dayfly.KindOf(err) == dayfly.Unavailable }
 
 // pause waits, and returns false if the server ends meanwhile.
 func (c *Control) pause(d time.Duration) bool {
@@ -138,7 +147,7 @@ func (c *Control) pause(d time.Duration) bool {
 	select {
 	case <-t.C:
 		return true
-	case <-c.ended.Done():
+	case <-c.closing:
 		return false
 	}
 }

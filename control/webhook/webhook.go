@@ -14,6 +14,7 @@ package webhook
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/dayfly/dayfly"
@@ -37,6 +38,7 @@ type Store interface {
 	DueDeliveries(ctx context.Context, now time.Time, limit int) ([]dayfly.Delivery, error)
 	SaveDelivery(ctx context.Context, d dayfly.Delivery) error
 	Webhook(ctx context.Context, id string) (dayfly.Webhook, error)
+	Webhooks(ctx context.Context, namespace string) ([]dayfly.Webhook, error)
 }
 
 // Options are what a Sender is made of.
@@ -127,6 +129,10 @@ func (s *Sender) pause() time.Duration {
 
 // begin starts an attempt for every webhook that has one due and none under way.
 func (s *Sender) begin(ctx context.Context) error {
+	hooks, err := s.Store.Webhooks(ctx, "")
+	if err != nil || !slices.ContainsFunc(hooks, func(w dayfly.Webhook) bool { return w.Active }) {
+		return err // without any, events cost no write
+	}
 	last, err := s.Store.LastEvent(ctx)
 	if err != nil {
 		return err
