@@ -125,11 +125,27 @@ func (s *service) govern(ctx context.Context, p placer, g governing) error {
 	ctl.Store(c)
 	s.closers = append(s.closers, c.Close)
 	m.watch(c)
+	awaitSettled(ctx, c)
 	o := g.options
 	o.Workspaces, o.Snapshots, o.Guests, o.Logs, o.Meter = c, c, c, c, c
 	o.Events, o.Webhooks, o.Auth, o.Keys, o.Namespaces, o.Audit, o.Health = c, c, c, c, c, c, c
 	o.Metrics, o.Observe = m, m.request
 	return nil
+}
+
+// settleTimeout is how long callers wait, at most, rather than being told to come
+// back.
+const settleTimeout = 5 * time.Second
+
+// awaitSettled waits until what an earlier server left is settled, but not for long.
+func awaitSettled(ctx context.Context, c *control.Control) {
+	late := time.NewTimer(settleTimeout)
+	defer late.Stop()
+	select {
+	case <-c.Settled():
+	case <-late.C:
+	case <-ctx.Done():
+	}
 }
 
 // firstKey makes an admin's key where there is none, so that a new server can be

@@ -31,14 +31,22 @@ type server struct {
 	more  *sync.Cond // lines or ended have changed
 }
 
-// serve starts a server, without standby machines unless the flags ask for some,
-// and returns once it listens. At the end of the test all its workspaces and
-// snapshots are deleted, which must go well, and it ends.
+// serve starts a server whose workspaces end with it, and which holds no standby
+// machines unless the flags ask for some, and returns once it listens. At the end
+// of the test all its workspaces and snapshots are deleted, which must go well,
+// and it ends.
 func serve(t *testing.T, state string, flags ...string) *server {
+	t.Helper()
+	return serveOn(t, state, append([]string{"--ephemeral"}, flags...)...)
+}
+
+// serveOn is serve for a server whose workspaces go on without it.
+func serveOn(t *testing.T, state string, flags ...string) *server {
 	t.Helper()
 	s := &server{state: state, host: "unix://" + filepath.Join(state, "dayfly.sock")}
 	s.more = sync.NewCond(&s.mu)
-	s.cmd = command(t, context.WithoutCancel(t.Context()), state, append([]string{"serve", "--log-level", "debug", "--standby", "0"}, flags...)...)
+	args := []string{"serve", "--log-level", "debug", "--standby", "0", "--listen", s.host}
+	s.cmd = command(t, context.WithoutCancel(t.Context()), state, append(args, flags...)...)
 	logs, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -68,6 +76,20 @@ func (s *server) read(logs io.Reader) {
 	s.ended = true
 	s.mu.Unlock()
 	s.more.Broadcast()
+}
+
+// tcp is the server's address for those who need a key.
+func (s *server) tcp(t *testing.T) string {
+	t.Helper()
+	address := ""
+	if !s.logged(0, func(line string) bool {
+		_, after, found := strings.Cut(line, "msg=listening address=http://")
+		address, _, _ = strings.Cut(after, " ")
+		return found
+	}) {
+		t.Fatalf("it listens on no TCP address:\n%s", s.log())
+	}
+	return "http://" + address
 }
 
 func has(text string) func(string) bool {
