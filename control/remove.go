@@ -36,7 +36,7 @@ func (k *keeper) remove(actor string, failed error, reply ...func(error)) {
 	if op != nil {
 		op.cancel(dayfly.Errorf(dayfly.Conflict, "the workspace was deleted meanwhile"))
 	}
-	if k.maker != nil || !k.rec.Durable { // a server that starts takes back what nobody was told of
+	if !k.rec.Durable { // a server that starts takes back what nobody was told of
 		k.erase(op)
 		return
 	}
