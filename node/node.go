@@ -4,9 +4,11 @@
 // Each workspace has one owner goroutine, which alone changes its state and
 // takes requests from a queue; and one owner process, which holds a lock on it
 // for as long as it lives. Several processes may share a state directory: each
-// sees all records and changes only its own. Always true: a start that fails
-// leaves nothing behind; a workspace whose owner died is swept by the next
-// process that opens the directory; a kept disk is never swept.
+// sees all records and changes only its own. Machines of an owner with Outlive
+// run on when it ends or dies, and the next one takes them over. Always true: a
+// start that fails leaves nothing behind; a workspace whose owner died is taken
+// over or swept by the next process that opens the directory; a kept disk is
+// never swept.
 //
 // Under Dir:
 //
@@ -204,6 +206,11 @@ func (n *Node) find(id dayfly.ID) (*workspace, error) {
 	}
 	lock, err := lockWorkspace(n.Dir, id)
 	if err != nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if w := n.own[id]; w != nil { // another call of this process was first
+			return w, nil
+		}
 		return nil, err
 	}
 	r, err := readRecord(n.Dir, id) // once more: its owner may have changed it until it let go

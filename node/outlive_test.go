@@ -395,6 +395,31 @@ func TestMachineThatEndedUnwatchedIsFailed(t *testing.T) {
 	w.end(t, n, ws.ID)
 }
 
+// TestGuestThatEndedUnwatchedSaysHow: its VMM is there to be asked.
+func TestGuestThatEndedUnwatchedSaysHow(t *testing.T) {
+	t.Parallel()
+	w := newServers(t)
+	first := w.open(t)
+	ws, err := first.Create(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.once(point{table: "handover", row: "go on"}, func(context.Context, point) error {
+		w.crash(t)
+		return errBoom
+	})
+	w.reboot()
+	n := w.node(t)
+	got, err := n.Get(t.Context(), ws.ID)
+	if err != nil || got.State != dayfly.Failed || !strings.HasPrefix(got.Reason, "the VMM process ended") {
+		t.Errorf("it is %s (%s), %v", got.State, got.Reason, err)
+	}
+	w.end(t, n, ws.ID)
+}
+
 // TestStopThatWasCutShortIsFinished: the guest was asked to power off.
 func TestStopThatWasCutShortIsFinished(t *testing.T) {
 	t.Parallel()

@@ -23,6 +23,7 @@ type takeover struct {
 	ws    dayfly.Workspace
 	parts parts
 	back  undo.Stack
+	ended string // how the machine ended by itself, if it did
 }
 
 // handover is what a takeover consists of. Whatever its last owner was doing is
@@ -94,7 +95,7 @@ func (w *workspace) takeOver() {
 		w.session.Store(t.parts.session)
 		w.node.Log.Info("workspace taken over", "workspace", w.id)
 	} else {
-		w.lose(err)
+		w.lose(err, t.ended)
 	}
 	if r.Stopping {
 		if err := w.stop(context.Background()); err != nil {
@@ -106,6 +107,7 @@ func (w *workspace) takeOver() {
 func (t *takeover) run(ctx context.Context) error {
 	for _, row := range handover {
 		if err := row.do(t, ctx); err != nil {
+			t.lookAtEnd()
 			if undone := t.back.Run(ctx); undone != nil {
 				t.w.node.Log.Error("undo of a takeover", "workspace", t.w.id, "stage", row.name, "err", undone)
 			}
@@ -116,10 +118,25 @@ func (t *takeover) run(ctx context.Context) error {
 	return nil
 }
 
+// lookAtEnd notes how the machine ended, if that is what is wrong with it.
+func (t *takeover) lookAtEnd() {
+	if t.parts.machine == nil {
+		return
+	}
+	select {
+	case <-t.parts.machine.Done():
+		t.ended = endReason(t.parts.machine)
+	default:
+	}
+}
+
 // lose makes a workspace failed that could not be taken over.
-func (w *workspace) lose(err error) {
+func (w *workspace) lose(err error, ended string) {
 	reason := "it could not be taken over from the process that ran it: " + gist(err)
-	if dayfly.KindOf(err) == dayfly.NotFound {
+	switch {
+	case ended != "":
+		reason = ended
+	case dayfly.KindOf(err) == dayfly.NotFound:
 		reason = "its machine ended while no process owned it"
 	}
 	w.node.Log.Warn("workspace lost", "workspace", w.id, "err", err)
