@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -88,6 +89,9 @@ func (m *machine) PushLayer(_ context.Context, i int, _ string) error { return n
 func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) (err error) {
 	m.blocks.Lock()
 	defer m.blocks.Unlock()
+	if m.over() {
+		return m.conflict()
+	}
 	if i < 0 || i >= len(m.drives) || len(to.Below) > 0 {
 		return dayfly.Errorf(dayfly.Invalid, "drive %d of the machine cannot be set: it has layers, or is not there", i)
 	}
@@ -102,7 +106,7 @@ func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) (err error)
 	name := driveName(i)
 	if err := m.home.link(to.Path, newName(name)); err != nil {
 		now.free()
-		return fmt.Errorf("firecracker: drive: %w", err)
+		return m.told(err)
 	}
 	if err := m.patchDrive(ctx, name, newName(name)); err != nil {
 		now.free()
@@ -112,9 +116,18 @@ func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) (err error)
 	m.drives[i].free()
 	m.drives[i] = now
 	if err := m.home.replace(name); err != nil {
-		return fmt.Errorf("firecracker: drive: %w", err)
+		return m.told(err)
 	}
 	return m.patchDrive(ctx, name, name)
+}
+
+// told is the error of a name that could not be changed: where the directory is
+// let go of, the machine is ending.
+func (m *machine) told(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return dayfly.Errorf(dayfly.Conflict, "the machine is ending")
+	}
+	return fmt.Errorf("firecracker: drive: %w", err)
 }
 
 func (m *machine) patchDrive(ctx context.Context, id, path string) error {

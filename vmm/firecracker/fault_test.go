@@ -1,6 +1,7 @@
 package firecracker_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -279,6 +280,70 @@ func TestSavedMemoryHasHoles(t *testing.T) {
 	if _, err := c.Memory.File.ReadAt(text, kernelAt); err != nil || string(text) != banner {
 		t.Errorf("the file holds %q, %v", text, err)
 	}
+}
+
+// TestLargeMemoryIsFound has more memory than fits below a guest's devices, and
+// something at its very end.
+func TestLargeMemoryIsFound(t *testing.T) {
+	t.Parallel()
+	c := config(t)
+	c.MemoryMiB = 4096
+	d := driver(strict(t))
+	m := launch(t, d, c)
+	tell(t, m, "keep far away", "ok ")
+	for range 2 { // one that booted, and one that was restored
+		c.Dir, c.State = t.TempDir(), save(t, m)
+		c.Memory.File = copyRAM(t, m, c)
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		m = launch(t, d, c)
+		tell(t, m, "kept", "ok far away")
+	}
+}
+
+// tell asks the guest for something.
+func tell(t *testing.T, m vmm.Machine, line, want string) {
+	t.Helper()
+	conn, err := m.Channel(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte(line + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(conn)
+	if _, err := in.ReadString('\n'); err != nil { // the greeting
+		t.Fatal(err)
+	}
+	if got, err := in.ReadString('\n'); err != nil || strings.TrimSuffix(got, "\n") != want {
+		t.Errorf("%s: %q, %v; want %q", line, got, err, want)
+	}
+}
+
+// copyRAM copies a paused machine's memory.
+func copyRAM(t *testing.T, m vmm.Machine, c vmm.Config) *os.File {
+	t.Helper()
+	ram, err := m.RAM(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := ram.Touched(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := memory(t, c)
+	for _, e := range pages {
+		b := make([]byte, e.Len)
+		if _, err := ram.ReadAt(b, e.Off); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(b, e.Off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return f
 }
 
 func TestMachineWhoseAPIHangsIsClosedAllTheSame(t *testing.T) {

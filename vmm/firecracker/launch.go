@@ -49,7 +49,7 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		l.makeHome, l.makeDrives, l.makeFiles, l.start, l.greet, l.fill, l.begin,
+		l.makeHome, l.makeDrives, l.makeFiles, l.start, l.fill, l.greet, l.begin,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -256,8 +256,8 @@ func (l *launch) listens(ctx context.Context) error {
 
 var errEnded = errors.New("firecracker has ended")
 
-// fill has the memory of a restored machine filled. Firecracker reads some of it
-// as it loads the state.
+// fill has the memory of a restored machine filled, while Firecracker starts: it
+// reads some of it as it loads the state.
 func (l *launch) fill(ctx context.Context) error {
 	if l.config.Memory.Fill == nil {
 		return nil

@@ -144,6 +144,10 @@ func TestRAMWithoutAFileIsFound(t *testing.T) {
 			[]area{{1 * gib, 1*gib + 256*mib, 0, 0}, {2 * gib, 2*gib + 256*mib, 0, 0}}, 256 * mib, 2 * gib,
 			[]vmm.Mapping{{Addr: 2 * gib, Len: 256 * mib}},
 		},
+		"one of that size, and no kernel": {
+			[]area{{1 * gib, 1*gib + 300*mib, 0, 0}, {2 * gib, 2*gib + 256*mib, 0, 0}}, 256 * mib, 0,
+			[]vmm.Mapping{{Addr: 2 * gib, Len: 256 * mib}},
+		},
 		"two, and no kernel":    {[]area{{1 * gib, 1*gib + 256*mib, 0, 0}, {2 * gib, 2*gib + 256*mib, 0, 0}}, 256 * mib, 0, nil},
 		"at the end of another": {[]area{{1 * gib, 1*gib + 260*mib, 0, 0}}, 256 * mib, 1*gib + 4*mib, []vmm.Mapping{{Addr: 1*gib + 4*mib, Len: 256 * mib}}},
 		"two regions": {
@@ -152,7 +156,12 @@ func TestRAMWithoutAFileIsFound(t *testing.T) {
 		},
 		"the upper one lies below": {[]area{{4 * gib, 8 * gib, 0, 0}}, 4 * gib, 5 * gib, []vmm.Mapping{{Addr: 5 * gib, Len: 3 * gib}, {Addr: 4 * gib, Len: 1 * gib}}},
 		"the upper one lies above": {[]area{{4 * gib, 8 * gib, 0, 0}}, 4 * gib, 4 * gib, []vmm.Mapping{{Addr: 4 * gib, Len: 3 * gib}, {Addr: 7 * gib, Len: 1 * gib}}},
-		"none":                     {nil, 256 * mib, 0, nil},
+		"two beside something else": {
+			[]area{{4 * gib, 8*gib + 132<<10, 0, 0}}, 4 * gib, 5 * gib,
+			[]vmm.Mapping{{Addr: 5 * gib, Len: 3 * gib}, {Addr: 4 * gib, Len: 1 * gib}},
+		},
+		"two among much else": {[]area{{4 * gib, 20 * gib, 0, 0}}, 4 * gib, 5 * gib, nil},
+		"none":                {nil, 256 * mib, 0, nil},
 	} {
 		got, err := anonymous(parseMaps(mapsOf(c.areas...)), regions(c.size), func(at uint64) bool { return at == c.kernel })
 		if c.want == nil {
@@ -191,6 +200,20 @@ func FuzzMapsHoldNoSurprise(f *testing.F) {
 				t.Fatalf("found %+v for a RAM of %d bytes", parts, size)
 			}
 		}
+	})
+}
+
+func FuzzAnswerIsNoMoreThanAnError(f *testing.F) {
+	f.Add(200, []byte(`{"state": "Running", "vmm_version": "1.16.2"}`))
+	f.Add(400, []byte(`{"fault_message": "no"}`))
+	f.Add(500, []byte("\x1b[2J"))
+	f.Fuzz(func(t *testing.T, status int, text []byte) {
+		var is instanceInfo
+		err := understand(request{method: http.MethodGet, path: "/"}, status, text, &is)
+		if err != nil && (len(err.Error()) > 4000 || strings.ContainsRune(err.Error(), 0x1b)) {
+			t.Fatalf("error is %q", err)
+		}
+		_, _ = parseVersion(is.Version)
 	})
 }
 
@@ -263,7 +286,7 @@ func TestKernelIsRecognised(t *testing.T) {
 	if _, _, err := kernelBanner(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("kernelBanner = %v", err)
 	}
-	if holdsKernel(os.Getpid(), 0x1000, filepath.Join(t.TempDir(), "none")) {
+	if kernelIn(os.Getpid(), filepath.Join(t.TempDir(), "none"))(0x1000) {
 		t.Error("a kernel that is not there was found")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -58,7 +59,7 @@ func (m *machine) mappings() ([]vmm.Mapping, error) {
 		}
 		return ofFile(areas, inode, sizes)
 	}
-	return anonymous(areas, sizes, func(addr uint64) bool { return holdsKernel(m.proc.pid, addr, m.config.Kernel) })
+	return anonymous(areas, sizes, kernelIn(m.proc.pid, m.config.Kernel))
 }
 
 // regions is how a RAM is divided.
@@ -145,86 +146,99 @@ func ofFile(areas []area, inode uint64, sizes []int64) (parts []vmm.Mapping, err
 }
 
 // anonymous finds regions that are mappings without a file, by their size. The
-// kernel may have made one area of two that lie side by side. What is then
-// undecided, isLow decides: whether the guest's kernel is where it would be.
+// kernel makes one area of mappings that lie side by side, be they the other
+// region or no RAM at all, so a larger area may hold one at either end, or
+// beside the other one. What is then undecided, isLow decides: whether the
+// guest's kernel is where it would be.
 func anonymous(areas []area, sizes []int64, isLow func(addr uint64) bool) ([]vmm.Mapping, error) {
-	low, whole := sizes[0], int64(0)
-	for _, s := range sizes {
-		whole += s
+	low, high := sizes[0], int64(0)
+	if len(sizes) > 1 {
+		high = sizes[1]
 	}
 	candidates := map[uint64]area{}
-	for _, want := range []int64{low, whole} {
-		for _, a := range areas {
-			if a.inode == 0 && a.size() == want {
-				candidates[a.start], candidates[a.end-uint64(low)] = a, a
+	for _, a := range areas {
+		for _, at := range []uint64{a.start, a.start + uint64(high), a.end - uint64(low), a.end - uint64(low+high)} {
+			if a.inode == 0 && a.holds(at, low) {
+				candidates[at] = a
 			}
 		}
 	}
-	if len(candidates) == 0 { // beside something else
-		for _, a := range areas {
-			if a.inode == 0 && a.size() > low {
-				candidates[a.start], candidates[a.end-uint64(low)] = a, a
-			}
-		}
-	}
-	addr, in, err := choose(candidates, isLow)
+	addr, in, err := choose(candidates, low, isLow)
 	if err != nil {
 		return nil, err
 	}
 	parts := []vmm.Mapping{{Addr: addr, Len: low}}
-	if len(sizes) == 1 {
+	if high == 0 {
 		return parts, nil
 	}
-	high, err := findHigh(areas, in, addr, sizes)
-	return append(parts, high), err
+	above, err := findHigh(areas, in, addr, sizes)
+	return append(parts, above), err
 }
 
-func choose(candidates map[uint64]area, isLow func(uint64) bool) (addr uint64, in area, err error) {
-	found := 0
-	for at, a := range candidates {
-		if len(candidates) == 1 || isLow(at) {
-			addr, in = at, a
-			found++
+// holds reports whether size bytes from at on are in the area.
+func (a area) holds(at uint64, size int64) bool {
+	return at >= a.start && at < a.end && int64(a.end-at) >= size
+}
+
+// choose takes the one candidate of which it is certain: there is no other, or
+// the kernel is there, or else it alone is an area of the very size.
+func choose(candidates map[uint64]area, low int64, isLow func(uint64) bool) (addr uint64, in area, err error) {
+	for _, certain := range []func(uint64, area) bool{
+		func(uint64, area) bool { return len(candidates) == 1 },
+		func(at uint64, _ area) bool { return isLow(at) },
+		func(_ uint64, a area) bool { return a.size() == low },
+	} {
+		found := 0
+		for at, a := range candidates {
+			if certain(at, a) {
+				addr, in = at, a
+				found++
+			}
+		}
+		if found == 1 {
+			return addr, in, nil
 		}
 	}
-	if found != 1 {
-		return 0, area{}, errNotFound
-	}
-	return addr, in, nil
+	return 0, area{}, errNotFound
 }
 
-// findHigh finds the region above the devices, once the one below is known.
+// findHigh finds the region above the devices, once the one below is known:
+// beside that, or as an area of its own.
 func findHigh(areas []area, in area, low uint64, sizes []int64) (vmm.Mapping, error) {
 	size := sizes[1]
-	if in.size() == sizes[0]+size { // side by side
-		if low == in.start {
-			return vmm.Mapping{Addr: low + uint64(sizes[0]), Len: size}, nil
+	var found []uint64
+	for _, at := range []uint64{low - uint64(size), low + uint64(sizes[0])} {
+		if in.holds(at, size) {
+			found = append(found, at)
 		}
-		return vmm.Mapping{Addr: in.start, Len: size}, nil
 	}
-	var found []area
-	for _, a := range areas {
-		if a.inode == 0 && a.size() == size && a.start != low {
-			found = append(found, a)
+	if len(found) == 0 {
+		for _, a := range areas {
+			if a.inode == 0 && a.size() == size && a != in {
+				found = append(found, a.start)
+			}
 		}
 	}
 	if len(found) != 1 {
 		return vmm.Mapping{}, errNotFound
 	}
-	return vmm.Mapping{Addr: found[0].start, Len: size}, nil
+	return vmm.Mapping{Addr: found[0], Len: size}, nil
 }
 
-// holdsKernel reports whether a process has at addr the RAM of a guest that
-// booted a kernel: at the place its file says it has its banner.
-func holdsKernel(pid int, addr uint64, kernel string) bool {
-	at, banner, err := kernelBanner(kernel)
-	if err != nil {
-		return false
+// kernelIn returns what tells whether a process has the RAM of a guest that
+// booted a kernel at an address: at the place its file says it has its banner.
+func kernelIn(pid int, kernel string) func(addr uint64) bool {
+	var at uint64
+	var banner []byte
+	load := sync.OnceValue(func() (err error) { at, banner, err = kernelBanner(kernel); return err })
+	return func(addr uint64) bool {
+		if load() != nil {
+			return false
+		}
+		got := make([]byte, len(banner))
+		n, err := vmm.ProcessRAM(pid, addr+at, int64(len(banner)), nil).ReadAt(got, 0)
+		return err == nil && n == len(got) && bytes.Equal(got, banner)
 	}
-	got := make([]byte, len(banner))
-	ram := vmm.ProcessRAM(pid, addr+at, int64(len(banner)), nil)
-	n, err := ram.ReadAt(got, 0)
-	return err == nil && n == len(got) && bytes.Equal(got, banner)
 }
 
 // kernelBanner returns the beginning of a kernel's version and its address in

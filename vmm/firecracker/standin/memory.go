@@ -16,8 +16,8 @@ import (
 // lowMemory is what of a guest's RAM lies below its devices.
 const lowMemory = 3 << 30
 
-// keptAt is where the guest's program keeps its text, in the RAM.
-const keptAt, keptSize = 64 << 20, 4096
+// keptSize is how much of the RAM's end the guest's program keeps its text in.
+const keptSize = 4096
 
 // regions divides a RAM as Firecracker does.
 func regions(mib int) []int {
