@@ -2,6 +2,7 @@ package jail
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 )
@@ -26,6 +27,7 @@ func BenchmarkStart(b *testing.B) {
 
 func benchStart(b *testing.B, p *Pool, shape Shape, run func(testing.TB, *Jail), pooled bool) {
 	spec := Spec{Shape: shape, Limits: Limits{Memory: 512 << 20}}
+	var took []time.Duration
 	for b.Loop() {
 		b.StopTimer()
 		if pooled {
@@ -36,16 +38,22 @@ func benchStart(b *testing.B, p *Pool, shape Shape, run func(testing.TB, *Jail),
 			p.keep(j)
 		}
 		b.StartTimer()
+		began := time.Now()
 		j, err := p.Take(context.Background(), spec)
 		if err != nil {
 			b.Fatal(err)
 		}
 		run(b, j)
+		took = append(took, time.Since(began))
 		b.StopTimer()
 		if err := j.Close(); err != nil {
 			b.Fatal(err)
 		}
 		b.StartTimer()
 	}
-	b.ReportMetric(float64(b.Elapsed())/float64(b.N)/float64(time.Millisecond), "ms/start")
+	// A shared machine's mean says more of the others on it.
+	slices.Sort(took)
+	for name, d := range map[string]time.Duration{"ms-best": took[0], "ms-p50": took[len(took)/2]} {
+		b.ReportMetric(float64(d)/float64(time.Millisecond), name)
+	}
 }
