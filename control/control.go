@@ -292,7 +292,11 @@ func (c *Control) find(ctx context.Context, id dayfly.ID) (*keeper, error) {
 	c.mu.Lock()
 	k := c.keeper[id]
 	c.mu.Unlock()
-	if k == nil || !dayfly.CallerOf(ctx).Sees(k.view.Load().Workspace) {
+	if k == nil {
+		return nil, notFound(id)
+	}
+	ws := &k.view.Load().Workspace
+	if ws.State == dayfly.Deleted || !dayfly.CallerOf(ctx).Sees(*ws) { // its record may still wait for the store
 		return nil, notFound(id)
 	}
 	return k, nil
