@@ -127,10 +127,8 @@ var _ ServerInterface = routes{}
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	began := time.Now()
-	rec := &recorder{ResponseWriter: w}
-	x := &exchange{id: requestID(r), at: began}
-	rec.Header().Set("X-Request-Id", x.id)
+	x := &exchange{id: requestID(r), at: time.Now()}
+	rec := &recorder{ResponseWriter: w, id: x.id}
 	r = r.WithContext(withExchange(r.Context(), x))
 	_, x.route = s.mux.Handler(r)
 	// A deadline for writing stays with a connection, whatever request set it.

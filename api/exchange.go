@@ -51,26 +51,32 @@ func requestID(r *http.Request) string {
 	return strings.ToLower(rand.Text()[:20])
 }
 
-// recorder remembers the status of a reply.
+// recorder remembers the status of a reply, which always has the request's id.
 type recorder struct {
 	http.ResponseWriter
+	id     string
 	status int
 }
 
 // Unwrap is for http.ResponseController.
 func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
 
+// WriteHeader drops replies that are not the last: only guests send them, and
+// what is in their headers has not been looked at.
 func (rec *recorder) WriteHeader(status int) {
-	// Of 1xx only a change of protocols is the last word.
-	if rec.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
+	if status < http.StatusOK && status != http.StatusSwitchingProtocols {
+		return
+	}
+	if rec.status == 0 {
 		rec.status = status
+		rec.Header().Set("X-Request-Id", rec.id)
 	}
 	rec.ResponseWriter.WriteHeader(status)
 }
 
 func (rec *recorder) Write(p []byte) (int, error) {
 	if rec.status == 0 {
-		rec.status = http.StatusOK
+		rec.WriteHeader(http.StatusOK)
 	}
 	return rec.ResponseWriter.Write(p)
 }

@@ -44,3 +44,19 @@ func FuzzEvents(f *testing.F) {
 		}
 	})
 }
+
+func FuzzStream(f *testing.F) {
+	f.Add("id: 1\nevent: a\ndata: {\"seq\":1}\n\n: beat\n\ndata: x\ndata: y\n\n")
+	f.Add("event: error\ndata: {}\n\n")
+	f.Fuzz(func(t *testing.T, s string) {
+		n := 0
+		for e, err := range readStream(strings.NewReader(s)) {
+			if n++; err == nil && (e.data == nil || len(e.data) > len(s)) {
+				t.Errorf("%+v", e)
+			}
+		}
+		if n > len(s) {
+			t.Errorf("%d events", n)
+		}
+	})
+}
