@@ -147,7 +147,7 @@ func (d death) die(ctx context.Context) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestDyingProcess$")
-	cmd.Env = append(os.Environ(), deathNote+"="+string(note))
+	cmd.Env = append(os.Environ(), deathNote+"="+string(note), "TMPDIR="+shared) // what the dead leave there, too
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
