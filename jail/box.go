@@ -301,52 +301,6 @@ func duplicate(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// open cuts a file or directory off from the host's tree, so that it can be
-// mounted in the jail. A symbolic link in its place is refused.
-func (j *Jail) open(f File) (tree *os.File, dir bool, err error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, f.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil {
-		return nil, false, dayfly.Errorf(dayfly.Unavailable, "jail: %s, which the machine needs: %w", f.Path, err)
-	}
-	tree = os.NewFile(uintptr(fd), f.Path)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, false, errors.Join(fmt.Errorf("jail: %s: %w", f.Path, err), tree.Close())
-	}
-	kind := st.Mode & unix.S_IFMT
-	if kind == unix.S_IFLNK {
-		return nil, false, errors.Join(dayfly.Errorf(dayfly.Denied, "jail: %s is a symbolic link: name what it leads to", f.Path), tree.Close())
-	}
-	if f.Own {
-		if err := j.own(tree, f, st); err != nil {
-			return nil, false, errors.Join(err, tree.Close())
-		}
-	}
-	return tree, kind == unix.S_IFDIR, nil
-}
-
-// own shows a file of root's to the jail's user as its own. Where that cannot be
-// done the file is given to that user, if nobody else can have it: it stays open
-// to be taken back, whatever is at its path by then.
-func (j *Jail) own(tree *os.File, f File, st unix.Stat_t) error {
-	err := j.mapped(tree)
-	if err == nil {
-		return nil
-	}
-	if !f.Write || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
-		return &dayfly.Error{Kind: dayfly.Unavailable, Msg: "jail: " + f.Path + ": this host or its file system cannot map users, and the file cannot be given away: let all read it, or allow user namespaces", Err: err}
-	}
-	if err := unix.Fchownat(int(tree.Fd()), "", j.uid, j.uid, unix.AT_EMPTY_PATH); err != nil {
-		return fmt.Errorf("jail: %s: %w", f.Path, err)
-	}
-	kept, err := duplicate(tree)
-	if err != nil {
-		return fmt.Errorf("jail: %s: %w", f.Path, err)
-	}
-	j.owned = append(j.owned, kept)
-	return nil
-}
-
 // Limit changes the limits of control groups that l names; zeros stay as they
 // are. It may be called while the process runs, as to bound its CPUs only when
 // it has started.
@@ -422,53 +376,4 @@ func (j *Jail) bare(c Command) (_ *Process, err error) {
 	}
 	j.proc, err = spawn(j.spec.Program, c.Args, attr)
 	return j.proc, err
-}
-
-// same reports whether a jail of one shape serves for the other.
-func (s Shape) same(o Shape) bool {
-	return s.Program == o.Program && s.KVM == o.KVM && slices.Equal(s.Data, o.Data)
-}
-
-// check refuses what can never work.
-func (s Spec) check() error {
-	if s.KVM {
-		if _, err := os.Stat("/dev/kvm"); err != nil {
-			return dayfly.Errorf(dayfly.Unavailable, "jail: there is no /dev/kvm on this host: use --accel tcg")
-		}
-	}
-	for _, path := range append([]string{s.Program}, s.Data...) {
-		if err := checkPath(path); err != nil {
-			return err
-		}
-	}
-	for i, f := range s.Files {
-		if err := checkPath(f.Path); err != nil {
-			return err
-		}
-		for _, ours := range []string{"/proc", "/dev"} {
-			if within(f.Path, ours) {
-				return dayfly.Errorf(dayfly.Invalid, "jail: %s: files of the host's %s have no place in a jail", f.Path, ours)
-			}
-		}
-		// What lies in a directory that a jail could write to may be a link.
-		for _, other := range slices.Concat(s.Files[:i], s.Files[i+1:]) {
-			if within(f.Path, other.Path) {
-				return dayfly.Errorf(dayfly.Invalid, "jail: %s is in %s, which is in the jail itself: name one of them", f.Path, other.Path)
-			}
-		}
-	}
-	return nil
-}
-
-func checkPath(path string) error {
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
-		return dayfly.Errorf(dayfly.Invalid, "jail: %q: paths are absolute, clean, and not the root", path)
-	}
-	return nil
-}
-
-// within reports whether path is dir or below it.
-func within(path, dir string) bool {
-	rel, err := filepath.Rel(dir, path)
-	return err == nil && filepath.IsLocal(rel)
 }

@@ -43,6 +43,52 @@ func mapping(uid int) (*os.File, error) {
 	return f, nil
 }
 
+// open cuts a file or directory off from the host's tree, so that it can be
+// mounted in the jail. A symbolic link in its place is refused.
+func (j *Jail) open(f File) (tree *os.File, dir bool, err error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, f.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil {
+		return nil, false, dayfly.Errorf(dayfly.Unavailable, "jail: %s, which the machine needs: %w", f.Path, err)
+	}
+	tree = os.NewFile(uintptr(fd), f.Path)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, false, errors.Join(fmt.Errorf("jail: %s: %w", f.Path, err), tree.Close())
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFLNK {
+		return nil, false, errors.Join(dayfly.Errorf(dayfly.Denied, "jail: %s is a symbolic link: name what it leads to", f.Path), tree.Close())
+	}
+	if f.Own {
+		if err := j.own(tree, f, st); err != nil {
+			return nil, false, errors.Join(err, tree.Close())
+		}
+	}
+	return tree, kind == unix.S_IFDIR, nil
+}
+
+// own shows a file of root's to the jail's user as its own. Where that cannot be
+// done the file is given to that user, if nobody else can have it: it stays open
+// to be taken back, whatever is at its path by then.
+func (j *Jail) own(tree *os.File, f File, st unix.Stat_t) error {
+	err := j.mapped(tree)
+	if err == nil {
+		return nil
+	}
+	if !f.Write || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
+		return &dayfly.Error{Kind: dayfly.Unavailable, Msg: "jail: " + f.Path + ": this host or its file system cannot map users, and the file cannot be given away: let all read it, or allow user namespaces", Err: err}
+	}
+	if err := unix.Fchownat(int(tree.Fd()), "", j.uid, j.uid, unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("jail: %s: %w", f.Path, err)
+	}
+	kept, err := duplicate(tree)
+	if err != nil {
+		return fmt.Errorf("jail: %s: %w", f.Path, err)
+	}
+	j.owned = append(j.owned, kept)
+	return nil
+}
+
 // mapped shows a tree that was cut off to the jail's user as its own.
 func (j *Jail) mapped(tree *os.File) error {
 	if j.users == nil {

@@ -1,0 +1,156 @@
+package jail
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly"
+)
+
+// setting is one file of a group and what is written to it.
+type setting struct {
+	controller, file, value string
+	mayLack                 bool // not every kernel has it
+}
+
+// limit writes the limits. A missing group is an Unavailable error that names it.
+func (g *group) limit(l Limits) error {
+	settings, err := g.settings(l)
+	if err != nil {
+		return err
+	}
+	for _, s := range settings {
+		dir, ok := g.dir(s.controller)
+		if !ok {
+			continue // said when the pool was opened
+		}
+		err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0o644) //nolint:gosec // the file is there, and the kernel's
+		if err == nil || s.mayLack {
+			continue
+		}
+		if _, gone := os.Stat(dir); errors.Is(gone, fs.ErrNotExist) {
+			return dayfly.Errorf(dayfly.Unavailable, "jail: the control group %s was removed by somebody else: keep other programs out of it, and try again", dir)
+		}
+		return fmt.Errorf("jail: limit %s: %w", s.value, err)
+	}
+	return nil
+}
+
+// settings translates limits for the version that each controller has.
+func (g *group) settings(l Limits) ([]setting, error) {
+	var list []setting
+	add := func(controller, v1File, v1, v2File, v2 string) {
+		if g.tree.places[controller].v2 {
+			list = append(list, setting{controller, v2File, v2, false})
+		} else {
+			list = append(list, setting{controller, v1File, v1, false})
+		}
+	}
+	if l.CPUs > 0 {
+		quota := strconv.FormatInt(cpuQuota(l.CPUs), 10)
+		if !g.tree.places["cpu"].v2 {
+			list = append(list, setting{"cpu", "cpu.cfs_period_us", strconv.Itoa(cpuPeriod), false})
+		}
+		add("cpu", "cpu.cfs_quota_us", quota, "cpu.max", quota+" "+strconv.Itoa(cpuPeriod))
+	}
+	if l.Memory > 0 {
+		n := strconv.FormatInt(l.Memory, 10)
+		add("memory", "memory.limit_in_bytes", n, "memory.max", n)
+		// No swap: what a guest has in memory must not get to a disk.
+		if g.tree.places["memory"].v2 {
+			list = append(list, setting{"memory", "memory.swap.max", "0", true}, setting{"memory", "memory.oom.group", "1", true})
+		} else {
+			list = append(list, setting{"memory", "memory.memsw.limit_in_bytes", n, true}, setting{"memory", "memory.swappiness", "0", true})
+		}
+	}
+	if l.Processes > 0 {
+		n := strconv.Itoa(l.Processes)
+		add("pids", "pids.max", n, "pids.max", n)
+	}
+	for _, io := range l.IO {
+		device, err := disk(io.Path)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, io.settings(device, g.tree.places["io"].v2)...)
+	}
+	return list, nil
+}
+
+func processes(l Limits) int {
+	if l.Processes > 0 {
+		return l.Processes
+	}
+	return DefaultProcesses
+}
+
+// cpuPeriod is in microseconds. The usual 100 ms would have a machine with a
+// quarter of a CPU stand still for 75 ms at a time; below 1 ms the kernel
+// accepts no share.
+const (
+	cpuPeriod   = 20000
+	leastQuota  = 1000
+	microsecond = 1e6
+)
+
+func cpuQuota(cpus float64) int64 { return max(leastQuota, int64(cpus*cpuPeriod)) }
+
+func (l IO) settings(device string, v2 bool) []setting {
+	rates := []struct {
+		v1, v2 string
+		n      int64
+	}{
+		{"blkio.throttle.read_bps_device", "rbps", l.ReadBytes},
+		{"blkio.throttle.write_bps_device", "wbps", l.WriteBytes},
+		{"blkio.throttle.read_iops_device", "riops", l.ReadOps},
+		{"blkio.throttle.write_iops_device", "wiops", l.WriteOps},
+	}
+	var list []setting
+	line := device
+	for _, r := range rates {
+		if r.n <= 0 {
+			continue
+		}
+		n := strconv.FormatInt(r.n, 10)
+		line += " " + r.v2 + "=" + n
+		if !v2 {
+			list = append(list, setting{"io", r.v1, device + " " + n, false})
+		}
+	}
+	if v2 && line != device {
+		list = append(list, setting{"io", "io.max", line, false})
+	}
+	return list
+}
+
+// disk is the number of the whole disk that the file system of path is on.
+func disk(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", fmt.Errorf("jail: io limit: %s: %w", path, err)
+	}
+	dev := st.Dev
+	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		dev = st.Rdev
+	}
+	number := fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
+	sys := "/sys/dev/block/" + number
+	if _, err := os.Stat(sys); err != nil {
+		return "", dayfly.Errorf(dayfly.Unavailable, "jail: io limit: %s is not on a disk whose traffic the kernel can limit: leave the limit out", path)
+	}
+	if _, err := os.Stat(sys + "/partition"); err != nil {
+		return number, nil
+	}
+	b, err := os.ReadFile(sys + "/../dev")
+	if err != nil {
+		return "", fmt.Errorf("jail: io limit: disk of %s: %w", number, err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
