@@ -144,10 +144,12 @@ type logReader struct {
 	ended   chan struct{}
 }
 
-// mark is how far a log has been read.
+// mark is how far a log has been read. Inodes are used again, so that the newer
+// half is known by the older one as well, which never changes.
 type mark struct {
-	file os.FileInfo // the newer half as it was
-	size int64
+	file  os.FileInfo // the newer half as it was
+	size  int64
+	older time.Time // when the older half was last written
 }
 
 // followEvery is how often a followed log is looked at.
@@ -159,7 +161,11 @@ func (r *logReader) first(ctx context.Context) error {
 		r.console, err = r.c.node.Console(ctx, r.k.id)
 		r.buf = r.console
 	} else {
-		r.buf, r.at, err = readLog(r.c.logFile(r.k.id), mark{})
+		for range 3 { // it may be rotated at this very moment
+			if r.buf, r.at, err = readLog(r.c.logFile(r.k.id), mark{}); len(r.buf) > 0 || err != nil {
+				break
+			}
+		}
 	}
 	r.buf = lastLines(r.buf, r.q.Tail)
 	return err
@@ -228,15 +234,12 @@ func (r *logReader) Close() error {
 	return nil
 }
 
-// readLog returns what is in a log after a mark.
+// readLog returns what is in a log after a mark. What was rotated away meanwhile
+// is lost.
 func readLog(path string, from mark) ([]byte, mark, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		b, err := os.ReadFile(path + olderHalf) // between the two steps of a rotation
-		if errors.Is(err, fs.ErrNotExist) || from.file != nil {
-			return nil, from, nil
-		}
-		return b, mark{}, err
+	if errors.Is(err, fs.ErrNotExist) { // it has none, or is between the two steps of a rotation
+		return nil, from, nil
 	}
 	if err != nil {
 		return nil, from, err
@@ -246,16 +249,24 @@ func readLog(path string, from mark) ([]byte, mark, error) {
 	if err != nil {
 		return nil, from, err
 	}
+	at := mark{file: fi}
 	var older []byte
+	before, err := os.Stat(path + olderHalf)
+	if err == nil && os.SameFile(before, fi) {
+		return nil, from, nil // rotated this very moment: the next look sees both
+	}
+	if err == nil {
+		at.older = before.ModTime()
+	}
 	skip := from.size
-	if from.file == nil || !os.SameFile(from.file, fi) { // the newer half is another
+	if from.file == nil || !os.SameFile(from.file, fi) || !at.older.Equal(from.older) || fi.Size() < from.size { // the newer half is another
 		skip = 0
 		older, err = os.ReadFile(path + olderHalf)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, from, err
 		}
-		if from.file != nil {
-			older = older[min(from.size, int64(len(older))):]
+		if from.file != nil && before != nil && os.SameFile(from.file, before) && from.size <= int64(len(older)) {
+			older = older[from.size:]
 		}
 	}
 	if _, err := f.Seek(skip, io.SeekStart); err != nil {
@@ -265,7 +276,8 @@ func readLog(path string, from mark) ([]byte, mark, error) {
 	if err != nil {
 		return nil, from, err
 	}
-	return append(older, newer...), mark{fi, skip + int64(len(newer))}, nil
+	at.size = skip + int64(len(newer))
+	return append(older, newer...), at, nil
 }
 
 // lastLines returns the last n lines of b, all of it for 0.
