@@ -38,6 +38,11 @@ var budgets = []budget{
 	{"fork1.p50", 400, "ms", p50, []string{"fork1"}},
 	{"fork.failures", 0, "", failures, []string{"fork1", "fork10"}},
 
+	{"api.create.p50", 10, "ms", p50, []string{"api"}},
+	{"api.list.p50", 20, "ms", p50, []string{"list"}},
+	{"api.burst", 1.25, "×", ratio, []string{flightName("rate", 4), flightName("rate", 50)}},
+	{"api.failures", 0, "", failures, []string{"api", flightName("create", 10), flightName("create", 50)}},
+
 	{"pss.idle", 60, "MiB", p50, []string{crowdName("over.restore", 30), crowdName("over.fork", 30)}},
 }
 

@@ -52,6 +52,7 @@ var groups = []group{
 	{"pauses", []string{"pause"}, false, pauses},
 	{"forks", []string{"fork"}, false, forks},
 	{"memory", []string{"memory"}, true, memories},
+	{"service", []string{"service"}, false, services},
 }
 
 // parts lists what -only may name.

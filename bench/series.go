@@ -30,7 +30,21 @@ var allSeries = slices.Concat([]series{
 }, sized(), []series{
 	{"fork1", "ms", "fork into 1: request → first output of echo in the child"},
 	{"fork10", "ms", "fork into 10 at once: request → first output of echo in the slowest child"},
-}, crowded())
+}, crowded(), []series{
+	{"api", "ms", "creation by a server with 10,000 records: all but the stages of the start"},
+	{"api.start", "ms", "the stages of those starts"},
+	{"list", "ms", "a page of 100 of 10,000 workspaces"},
+}, flying())
+
+func flying() (list []series) {
+	for _, n := range flights {
+		list = append(list, series{flightName("create", n), "ms", fmt.Sprintf("creation, %d at once: all sent → this one answered", n)})
+	}
+	for _, n := range flights {
+		list = append(list, series{flightName("rate", n), "/s", fmt.Sprintf("creations a second, %d at once", n)})
+	}
+	return list
+}
 
 func sized() (list []series) {
 	for _, kind := range []struct{ name, what string }{

@@ -54,7 +54,7 @@ func newServer(ctx context.Context, b bed, standby int, back *undo.Stack) (*serv
 		listens: make(chan struct{}), ready: make(chan struct{}, maxReady), ended: make(chan struct{}),
 	}
 	// It ends after ctx, by its undo: what it runs is to be deleted first.
-	s.cmd = b.command(context.WithoutCancel(ctx), "serve", "--log-level", "debug", "--standby", strconv.Itoa(standby))
+	s.cmd = b.command(context.WithoutCancel(ctx), "serve", "--ephemeral", "--log-level", "debug", "--standby", strconv.Itoa(standby))
 	logs, err := s.cmd.StderrPipe()
 	if err != nil {
 		return nil, err

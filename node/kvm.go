@@ -65,7 +65,7 @@ func (n *Node) kvmReason(ctx context.Context, boot kernel.Boot) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	return n.kvm.reason(ctx, boot, kvmRecord{Host: hostBoot(), Kernel: boot.Kernel.ID, VMM: version})
+	return n.kvm.reason(ctx, boot, kvmRecord{Host: hostBoot(), Kernel: boot.Kernel.ID, VMM: n.Driver.Name() + " " + version})
 }
 
 // reason returns the verdict for key, from the file or by a proof.

@@ -19,7 +19,6 @@ import (
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
 	"github.com/dayfly/dayfly/node"
-	"github.com/dayfly/dayfly/vmm/qemu"
 )
 
 // host is this machine over one state directory. Each part is opened when it
@@ -33,8 +32,9 @@ type host struct {
 	node    func() (*node.Node, error)
 
 	// Of a server; set before the node is opened.
-	standby int  // machines held ready
-	outlive bool // machines outlive this process
+	vmm     string // auto, qemu or firecracker
+	standby int    // machines held ready
+	outlive bool   // machines outlive this process
 	changed func(dayfly.Workspace)
 
 	mu     sync.Mutex
@@ -78,9 +78,13 @@ func (h *host) openNode() (*node.Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	driver, err := h.driver(context.Background())
+	if err != nil {
+		return nil, err
+	}
 	n, err := node.Open(context.Background(), node.Config{
 		Dir: h.dir, Images: images, Kernels: kernels, Keys: keys, Log: h.log,
-		Driver: qemu.New(qemu.Options{Log: h.log, VersionCache: filepath.Join(h.dir, "qemu.json")}), KillOrphans: qemu.KillOrphans, Orphans: qemu.Orphans,
+		Driver: driver, KillOrphans: killOrphans, Orphans: orphans,
 		Standby: node.Standby{Count: h.standby}, Outlive: h.outlive, Changed: h.changed,
 	})
 	if err != nil {
@@ -94,7 +98,7 @@ func (h *host) openNode() (*node.Node, error) {
 
 // place opens the node of a server.
 func (h *host) place(cfg serveConfig, changed func(dayfly.Workspace)) (control.Node, error) {
-	h.standby, h.outlive, h.changed = *cfg.Standby, !cfg.Ephemeral, changed
+	h.vmm, h.standby, h.outlive, h.changed = cfg.VMM, *cfg.Standby, !cfg.Ephemeral, changed
 	return h.starter()
 }
 

@@ -1,9 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/vmm"
+	"github.com/dayfly/dayfly/vmm/firecracker"
+	"github.com/dayfly/dayfly/vmm/qemu"
 )
 
 // The names of VMMs, for --vmm.
@@ -39,4 +46,42 @@ func chooseVMM(want string, found vmmFound) (string, error) {
 		return vmmFirecracker, nil
 	}
 	return "", dayfly.Errorf(dayfly.Invalid, "--vmm %q: use auto, qemu or firecracker", want)
+}
+
+// driver makes the machines of this host.
+func (h *host) driver(ctx context.Context) (vmm.Driver, error) {
+	fc := firecracker.New(firecracker.Options{Log: h.log})
+	var found vmmFound
+	if h.vmm == vmmFirecracker { // whether a guest runs on KVM is proved with the driver itself
+		_, found.firecracker = fc.Version(ctx)
+		found.kvm = kvmOpens()
+	}
+	name, err := chooseVMM(h.vmm, found)
+	if err != nil {
+		return nil, err
+	}
+	if name == vmmFirecracker {
+		return fc, nil
+	}
+	return qemu.New(qemu.Options{Log: h.log, VersionCache: filepath.Join(h.dir, "qemu.json")}), nil
+}
+
+func kvmOpens() error {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// orphans lists the machines below a directory that no process owns any more,
+// whichever VMM they are of: an earlier server may have had another.
+func orphans(ctx context.Context, dir string) ([]int, error) {
+	a, err := qemu.Orphans(ctx, dir)
+	b, other := firecracker.Orphans(ctx, dir)
+	return slices.Concat(a, b), errors.Join(err, other)
+}
+
+func killOrphans(ctx context.Context, dir string) error {
+	return errors.Join(qemu.KillOrphans(ctx, dir), firecracker.KillOrphans(ctx, dir))
 }
