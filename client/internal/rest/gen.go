@@ -964,8 +964,9 @@ type ClientInterface interface {
 
 	// CreateWebhookWithBody Have events sent to a URL.
 	//
-	// Each event is a POST with the JSON of the Event. The headers webhook-id, webhook-timestamp and
-	// webhook-signature are those of standardwebhooks.com, signed with the secret.
+	// Each event is a POST with the JSON of the Event, and the headers
+	// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
+	// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -974,8 +975,9 @@ type ClientInterface interface {
 
 	// CreateWebhook Have events sent to a URL.
 	//
-	// Each event is a POST with the JSON of the Event. The headers webhook-id, webhook-timestamp and
-	// webhook-signature are those of standardwebhooks.com, signed with the secret.
+	// Each event is a POST with the JSON of the Event, and the headers
+	// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
+	// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1879,8 +1881,9 @@ func (c *Client) ListWebhooks(ctx context.Context, reqEditors ...RequestEditorFn
 
 // CreateWebhookWithBody Have events sent to a URL.
 //
-// Each event is a POST with the JSON of the Event. The headers webhook-id, webhook-timestamp and
-// webhook-signature are those of standardwebhooks.com, signed with the secret.
+// Each event is a POST with the JSON of the Event, and the headers
+// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
+// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1899,8 +1902,9 @@ func (c *Client) CreateWebhookWithBody(ctx context.Context, contentType string, 
 
 // CreateWebhook Have events sent to a URL.
 //
-// Each event is a POST with the JSON of the Event. The headers webhook-id, webhook-timestamp and
-// webhook-signature are those of standardwebhooks.com, signed with the secret.
+// Each event is a POST with the JSON of the Event, and the headers
+// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
+// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
 //
 // Takes a body of the `application/json` content type.
 //
