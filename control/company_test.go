@@ -314,7 +314,7 @@ func TestLogOfARealCommand(t *testing.T) {
 	a := agent.New(agent.Config{})
 	defer a.Close()
 	w.node.guest = func(dayfly.ID) http.Handler { return a.Handler() }
-	const script = `i=0; while [ $i -lt 2000 ]; do echo "line $i of many, to fill a log that keeps the newest and forgets what came before"; i=$((i+1)); done; yes "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx" | head -c 3000000; echo last >&2; exit 5`
+	const script = `i=0; while [ $i -lt 2000 ]; do echo "line $i of many, to fill a log that keeps the newest and forgets what came before"; i=$((i+1)); done; yes "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx" | head -c 3000000; echo last; exit 5`
 	ws := w.create(dayfly.Spec{Image: "base", Command: []string{"/bin/sh", "-c", script}})
 	r, err := w.Log(t.Context(), ws.ID, dayfly.LogQuery{Source: dayfly.CommandLog, Follow: true})
 	if err != nil {
