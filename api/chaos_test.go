@@ -23,7 +23,7 @@ type chaos struct {
 	rnd *rand.Rand
 }
 
-func newChaos(seed int64) *chaos { return &chaos{rnd: rand.New(rand.NewSource(seed))} } //nolint:gosec // not for secrets
+func newChaos(seed int64) *chaos { return &chaos{rnd: rand.New(rand.NewSource(seed))} }
 
 func (c *chaos) options() api.Options {
 	return api.Options{

@@ -222,7 +222,7 @@ func (s *site) dial(at, key string, protocols ...string) *websocket.Conn {
 	if key != "" {
 		o.HTTPHeader.Set("Authorization", "Bearer "+key)
 	}
-	c, resp, err := websocket.Dial(s.t.Context(), s.url+at+"/exec", o) //nolint:bodyclose // of a WebSocket there is none
+	c, resp, err := websocket.Dial(s.t.Context(), s.url+at+"/exec", o)
 	if err != nil {
 		s.t.Fatal(err, resp)
 	}

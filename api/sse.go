@@ -37,7 +37,6 @@ type sse struct {
 	rc *http.ResponseController
 
 	mu    sync.Mutex
-	buf   []byte
 	begun bool
 	err   error // of the first write that failed
 }

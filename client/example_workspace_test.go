@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -33,13 +32,13 @@ func ExampleWorkspace_Command() {
 	ctx := context.Background()
 	c, err := client.New(client.Options{Address: address, Key: key})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	made, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base", Name: "builder"})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
-	defer c.Workspaces.Delete(ctx, made.ID) //nolint:errcheck // an example
+	defer c.Workspaces.Delete(context.WithoutCancel(ctx), made.ID)
 
 	ws := c.Workspace("builder") // or its id, or the beginning of that
 	out, err := ws.Command(ctx, "echo", "hello").Output()
@@ -64,26 +63,26 @@ func ExampleWorkspace_FS() {
 	ctx := context.Background()
 	c, err := client.New(client.Options{Address: address, Key: key})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	made, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base"})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	ws := c.Workspace(string(made.ID))
 	dir, err := os.MkdirTemp("", "example") // the fake workspace's files are this machine's
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer os.RemoveAll(dir)
 	for _, name := range []string{"src/main.go", "src/lib/lib.go"} {
 		if err := ws.WriteFile(ctx, filepath.Join(dir, name), []byte("package main\n")); err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 	}
 	src, err := fs.Sub(ws.FS(ctx), dir[1:]) // names in an fs.FS do not begin with a slash
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	_ = fs.WalkDir(src, ".", func(path string, d fs.DirEntry, err error) error {
 		fmt.Println(path, d.IsDir())
@@ -106,14 +105,14 @@ func ExampleEvents_Follow() {
 	ctx := context.Background()
 	c, err := client.New(client.Options{Address: address, Key: key})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	if _, err := c.Workspaces.Create(ctx, dayfly.Spec{Image: "base"}); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	for e, err := range c.Events.Follow(ctx, dayfly.EventQuery{}) {
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 		fmt.Println(e.Seq, e.Type)
 		if e.Type == dayfly.WorkspaceRunning {
@@ -131,18 +130,18 @@ func ExampleKeys_Create() {
 	ctx := context.Background()
 	c, err := client.New(client.Options{Address: address, Key: admin})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	if _, err := c.Namespaces.Create(ctx, dayfly.Namespace{Name: "ci", Limits: dayfly.Limits{Running: 10}}); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	_, secret, err := c.Keys.Create(ctx, dayfly.Key{Name: "runner", Namespace: "ci"})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	ci, err := client.New(client.Options{Address: address, Key: secret})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	quota, err := ci.Namespaces.Quota(ctx, "")
 	fmt.Println(quota.Namespace, quota.Used.Running, "of", quota.Limits.Running, err)

@@ -198,7 +198,7 @@ func (f *openFile) Read(p []byte) (int, error) {
 		f.body = body
 	}
 	n, err := f.body.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = pathError("read", f.name, garbled(err))
 	}
 	return n, err

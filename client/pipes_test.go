@@ -15,7 +15,7 @@ import (
 func overPipes(t *testing.T, h http.Handler) (*client.Client, *http.Server, func()) {
 	t.Helper()
 	l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
-	srv := &http.Server{Handler: h} //nolint:gosec // a test's
+	srv := &http.Server{Handler: h}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
