@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +27,12 @@ type typist struct {
 
 func onTerminal(t *testing.T, args ...string) *typist {
 	t.Helper()
+	return onTerminalWith(t, nil, args...)
+}
+
+// onTerminalWith is onTerminal with more in the environment.
+func onTerminalWith(t *testing.T, env []string, args ...string) *typist {
+	t.Helper()
 	needs.Root(t)
 	keys, screen, err := pty.Open()
 	if err != nil {
@@ -41,6 +48,7 @@ func onTerminal(t *testing.T, args ...string) *typist {
 		t.Fatal(err)
 	}
 	p.Env = append(p.Environ(), "DAYFLY_STATE="+t.TempDir(), "DAYFLY_HOST=none", "TERM=dumb")
+	p.Env = append(p.Env, env...)
 	p.Stdin, p.Stdout, p.Stderr = screen, screen, screen
 	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := p.Start(); err != nil {
@@ -56,6 +64,14 @@ func (p *typist) termios(t *testing.T) unix.Termios {
 		t.Fatal(err)
 	}
 	return *tio
+}
+
+// hidden waits until what is typed is not shown.
+func (p *typist) hidden(t *testing.T) {
+	t.Helper()
+	for p.termios(t).Lflag&unix.ECHO != 0 {
+		runtime.Gosched()
+	}
 }
 
 func (p *typist) types(t *testing.T, keys string) {

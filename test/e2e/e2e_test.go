@@ -142,7 +142,7 @@ func dayflyIn(t *testing.T, state string, in io.Reader, args ...string) result {
 func command(t *testing.T, ctx context.Context, state string, args ...string) *exec.Cmd {
 	t.Helper()
 	c := exec.CommandContext(ctx, binary(t), args...)
-	c.Env = append(os.Environ(), "DAYFLY_STATE="+state, "DAYFLY_HOST=")
+	c.Env = append(os.Environ(), "DAYFLY_STATE="+state, "DAYFLY_SERVER=", "DAYFLY_HOST=", "XDG_CONFIG_HOME="+state) // no login of whoever runs the tests
 	return c
 }
 
