@@ -163,9 +163,9 @@ func TestMainCommandIsRestartedWithBackoff(t *testing.T) {
 		spec.Restart = dayfly.Restart{Policy: dayfly.RestartOnFailure, Max: 3}
 		ws := w.create(spec)
 		after(time.Second)
-		for n, pause := range []time.Duration{1, 2, 4} {
+		for n, pause := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
 			g.exit(1)
-			after(pause*time.Second - 500*time.Millisecond)
+			after(pause - 500*time.Millisecond)
 			if g.started() != n+1 {
 				t.Fatalf("%d starts before the pause is over", g.started())
 			}

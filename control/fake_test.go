@@ -36,7 +36,7 @@ type fakeWorkspace struct {
 	turn   chan struct{} // holds a token: whoever has it works on the workspace
 	cancel context.CancelCauseFunc
 	gone   chan struct{}
-	life   context.Context // of the machine that runs
+	life   context.Context //nolint:containedctx // the life of the machine that runs
 	end    context.CancelFunc
 }
 

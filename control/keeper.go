@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -372,6 +371,3 @@ func (k *keeper) read() {
 		k.merge(ws)
 	}
 }
-
-// errDeleted is why what was under way has been cancelled.
-var errDeleted = errors.New("the workspace was deleted")

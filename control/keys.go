@@ -157,7 +157,6 @@ type lives struct {
 	keys   map[string]*keyLife
 	tokens map[string]*life // by their signed text
 	used   map[string]time.Time
-	ended  bool
 }
 
 // life is closed when what it belongs to opens nothing any more.

@@ -153,9 +153,9 @@ func TestUsesAreNotWrittenEachTime(t *testing.T) {
 func TestMachineThatFailsIsRestartedWithBackoff(t *testing.T) {
 	rules(t, func(t *testing.T, w *world) {
 		ws := w.create(dayfly.Spec{Image: "base", Restart: dayfly.Restart{Policy: dayfly.RestartOnFailure, Max: 4}})
-		for n, pause := range []time.Duration{1, 2, 4, 8} {
+		for n, pause := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second} {
 			w.node.die(t, ws.ID)
-			after(pause*time.Second - 100*time.Millisecond)
+			after(pause - 100*time.Millisecond)
 			w.is(ws.ID, dayfly.Failed)
 			after(100 * time.Millisecond)
 			w.is(ws.ID, dayfly.Running)

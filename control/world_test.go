@@ -56,7 +56,7 @@ func newWorld(t testing.TB, change ...func(*control.Options)) *world {
 }
 
 func logger(t testing.TB) *slog.Logger {
-	var out io.Writer = io.Discard
+	out := io.Discard
 	if os.Getenv("DAYFLY_TEST_LOG") != "" {
 		out = t.Output()
 	}
