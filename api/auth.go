@@ -115,6 +115,9 @@ func (s *Server) enter(w http.ResponseWriter, r *http.Request, x *exchange) {
 	if err == nil {
 		err = mayUse(caller, x.route)
 	}
+	if err == nil {
+		err = checkQuery(r, x.route)
+	}
 	if err != nil {
 		s.refuse(w, r, err)
 		return

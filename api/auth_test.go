@@ -448,7 +448,7 @@ func TestSelectionsReachTheServer(t *testing.T) {
 			t.Errorf("%s: %d workspaces", query, len(page.Workspaces))
 		}
 	}
-	for _, query := range []string{"limit=0", "limit=1001", "limit=x", "state=asleep", "order=random", "metadata=x", "metadata==y", "cursor=" + strings.Repeat("x", 2000)} {
+	for _, query := range []string{"status=paused", "Name=x", "limit=0", "limit=1001", "limit=x", "state=asleep", "order=random", "metadata=x", "metadata==y", "cursor=" + strings.Repeat("x", 2000)} {
 		if resp, body := s.do(ask{key: fakehost.AdminKey, method: "GET", path: "/v1/workspaces?" + query}); resp.StatusCode != 400 {
 			t.Errorf("%s: %s %s", query, resp.Status, body)
 		}

@@ -20,7 +20,8 @@ import (
 const (
 	maxGuestHeader = 64 << 10 // bytes of a reply's headers; a body is only ever streamed
 	maxGuestIdle   = 4        // idle connections
-	guestIdle      = 90 * time.Second
+	guestIdle      = time.Second     // an open connection counts as a use of the workspace
+	guestKept      = 3 * time.Minute // an unused transport
 )
 
 // guestRoutes are what callers may reach of the in-guest API; a name that ends
@@ -231,7 +232,7 @@ func (g *guests) transport(id dayfly.ID) *http.Transport {
 // workspaces that ended without our being told. The caller holds mu.
 func (g *guests) sweep() {
 	for id, t := range g.of {
-		if time.Since(t.used) > 2*guestIdle {
+		if time.Since(t.used) > guestKept {
 			t.CloseIdleConnections()
 			delete(g.of, id)
 		}

@@ -42,6 +42,62 @@ func schemas(t *testing.T) map[string]schema {
 	return doc.Components.Schemas
 }
 
+// TestQueriesAreThoseOfTheSpec: the table that refuses what a route does not
+// have is written by hand.
+func TestQueriesAreThoseOfTheSpec(t *testing.T) {
+	t.Parallel()
+	type parameter struct {
+		Ref  string `yaml:"$ref"`
+		Name string `yaml:"name"`
+		In   string `yaml:"in"`
+	}
+	var doc struct {
+		Paths      map[string]yaml.Node `yaml:"paths"`
+		Components struct {
+			Parameters map[string]parameter `yaml:"parameters"`
+		} `yaml:"components"`
+	}
+	if err := yaml.Unmarshal(definition, &doc); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string][]string{}
+	for path, node := range doc.Paths {
+		var item struct {
+			Parameters []parameter
+		}
+		ops := map[string]yaml.Node{}
+		if err := node.Decode(&item); err != nil {
+			t.Fatal(err)
+		}
+		_ = node.Decode(&ops) // what is no mapping is no operation
+		for method, one := range ops {
+			var op struct {
+				ID         string `yaml:"operationId"`
+				Parameters []parameter
+			}
+			if one.Decode(&op) != nil || op.ID == "" {
+				continue
+			}
+			for _, p := range append(slices.Clone(item.Parameters), op.Parameters...) {
+				if p.Ref != "" {
+					p = doc.Components.Parameters[p.Ref[strings.LastIndexByte(p.Ref, '/')+1:]]
+				}
+				if route := strings.ToUpper(method) + " " + path; p.In == "query" {
+					want[route] = append(want[route], p.Name)
+				}
+			}
+		}
+	}
+	for route, names := range want {
+		if fmt.Sprint(slices.Sorted(slices.Values(names))) != fmt.Sprint(slices.Sorted(slices.Values(queries[route]))) {
+			t.Errorf("%s has %v, in openapi.yaml %v", route, queries[route], names)
+		}
+	}
+	if len(want) != len(queries) {
+		t.Errorf("%d routes have query parameters, in openapi.yaml %d", len(queries), len(want))
+	}
+}
+
 // TestSpecDescribesTheTypes: the words are Go types first, and openapi.yaml
 // only points to them, so nothing but this keeps the two equal.
 func TestSpecDescribesTheTypes(t *testing.T) {
