@@ -25,6 +25,7 @@ type fakeNode struct {
 	hold    chan struct{}                                // starts wait until it is closed, if there is one
 	begun   chan dayfly.ID                               // told of each start that has begun
 	fails   func(verb string, ws dayfly.Workspace) error // may be nil
+	refuses error                                        // of Updates that change a size
 	guest   func(dayfly.ID) http.Handler                 // may be nil
 	deleted []dayfly.ID
 	busy    int // starts under way
@@ -325,6 +326,9 @@ func (n *fakeNode) Update(ctx context.Context, id dayfly.ID, spec dayfly.Spec) (
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		moves := spec.CPUs != w.Spec.CPUs || spec.MemoryMiB != w.Spec.MemoryMiB || spec.DiskMiB != w.Spec.DiskMiB
+		if moves && n.refuses != nil {
+			return dayfly.Workspace{}, n.refuses
+		}
 		if moves && (w.State == dayfly.Running || w.State == dayfly.Paused) {
 			return dayfly.Workspace{}, dayfly.Errorf(dayfly.Conflict, "workspace %s is %s", id, w.State)
 		}

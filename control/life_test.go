@@ -321,6 +321,13 @@ func TestUpdateChangesRulesNowAndResourcesAtTheNextStart(t *testing.T) {
 	small := 64
 	_, err = w.Update(ctx, ws.ID, dayfly.Update{DiskMiB: &small})
 	wantKind(t, err, dayfly.Invalid)
+	big := 16 << 10
+	w.node.refuses = dayfly.Errorf(dayfly.Invalid, "the disk has layers")
+	_, err = w.Update(ctx, ws.ID, dayfly.Update{DiskMiB: &big, Apply: true})
+	wantKind(t, err, dayfly.Invalid)
+	if got, err = w.Start(ctx, ws.ID); err != nil || got.Spec.DiskMiB == big {
+		t.Fatalf("after a size that the host refused: %+v, %v", got, err)
+	}
 	other, err := w.Create(ctx, base, dayfly.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)

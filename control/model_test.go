@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -160,6 +161,9 @@ func (m *model) die(r *rapid.T) {
 	m.w.node.die(m.w.t, id)
 	m.state[id] = dayfly.Failed
 	m.w.until(id, dayfly.Failed)
+	for m.w.stored(id).State != dayfly.Failed { // which nobody has waited for
+		<-time.After(time.Millisecond)
+	}
 }
 
 func (m *model) snapshot(r *rapid.T) {

@@ -103,7 +103,7 @@ func (k *keeper) alarm() (time.Duration, bool) {
 			next = t
 		}
 	}
-	if k.written < k.version && !k.writing {
+	if k.written < k.version && !k.writing && (k.deletion == nil || k.deletion.at) {
 		sooner(k.retryAt)
 	}
 	if k.op == nil && k.deletion == nil {

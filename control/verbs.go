@@ -187,6 +187,11 @@ func (k *keeper) placing(p placement, was dayfly.State, reply func(error)) job {
 			if err != nil && k.rec.State == was && k.rec.Reason == "" {
 				k.rec.Reason = reason
 			}
+			var refused *resizeError
+			if errors.As(err, &refused) { // the next start is one without it
+				k.rec.Spec.CPUs, k.rec.Spec.MemoryMiB, k.rec.Spec.DiskMiB = refused.is.CPUs, refused.is.MemoryMiB, refused.is.DiskMiB
+				k.touch()
+			}
 			k.observe(err)
 			k.await(func(unwritten error) { reply(err) })
 		},
@@ -211,11 +216,20 @@ func (c *Control) start(ctx context.Context, id dayfly.ID, spec dayfly.Spec, nev
 	}
 	if (ws.State == dayfly.Stopped || ws.State == dayfly.Failed) && resized(ws.Spec, spec) {
 		if _, err := c.node.Update(ctx, id, nodeSpec(spec)); err != nil {
-			return ws, err
+			return ws, &resizeError{err, ws.Spec}
 		}
 	}
 	return do(ctx, id)
 }
+
+// resizeError says that the node cannot give a workspace the size that its
+// record has come to have: what it has instead.
+type resizeError struct {
+	error
+	is dayfly.Spec
+}
+
+func (e *resizeError) Unwrap() error { return e.error }
 
 func resized(a, b dayfly.Spec) bool {
 	return a.CPUs != b.CPUs || a.MemoryMiB != b.MemoryMiB || a.DiskMiB != b.DiskMiB || a.Name != b.Name
