@@ -137,7 +137,7 @@ func TestEndOfTheMainCommandIsRecorded(t *testing.T) {
 		if got.State != dayfly.Running || got.Exit == nil || got.Exit.Code != 3 || w.stored(ws.ID).Exit == nil {
 			t.Fatalf("%+v", got)
 		}
-		after(time.Hour)
+		after(5 * time.Minute)
 		if g.started() != 1 || count(w.events(ws.ID), dayfly.WorkspaceExited) != 1 || w.log(ws.ID) != "began\n" {
 			t.Fatalf("%d starts, %v, log %q", g.started(), w.events(ws.ID), w.log(ws.ID))
 		}
@@ -175,7 +175,7 @@ func TestMainCommandIsRestartedWithBackoff(t *testing.T) {
 			}
 		}
 		g.exit(1)
-		after(time.Hour)
+		after(5 * time.Minute)
 		if g.started() != 4 {
 			t.Fatalf("%d starts", g.started())
 		}

@@ -124,7 +124,7 @@ func TestPauseByACallerIsNotStoppedByIdleness(t *testing.T) {
 		if _, err := w.Pause(t.Context(), ws.ID); err != nil {
 			t.Fatal(err)
 		}
-		after(time.Hour)
+		after(5 * time.Minute)
 		w.is(ws.ID, dayfly.Paused)
 	})
 }
@@ -164,7 +164,7 @@ func TestMachineThatFailsIsRestartedWithBackoff(t *testing.T) {
 			}
 		}
 		w.node.die(t, ws.ID)
-		after(time.Hour)
+		after(5 * time.Minute)
 		w.is(ws.ID, dayfly.Failed) // four were allowed
 		if n := count(w.events(ws.ID), dayfly.WorkspaceRestarted); n != 4 {
 			t.Errorf("%d restarts were told", n)
@@ -199,7 +199,7 @@ func TestCallerWhoStopsEndsRestarts(t *testing.T) {
 		if _, err := w.Stop(t.Context(), ws.ID); err != nil {
 			t.Fatal(err)
 		}
-		after(time.Hour)
+		after(5 * time.Minute)
 		w.is(ws.ID, dayfly.Stopped)
 	})
 }
