@@ -351,6 +351,7 @@ func TestLocalConnectionsNeedNoKey(t *testing.T) {
 	srv.Config.BaseContext = func(net.Listener) context.Context { return api.TrustLocal(context.Background()) }
 	srv.Start()
 	defer srv.Close()
+	defer h.Close()
 	s := &site{t, h, srv.URL}
 	if ws := s.workspace(""); ws.Namespace != dayfly.DefaultNamespace {
 		t.Errorf("%+v", ws)

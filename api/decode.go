@@ -27,11 +27,8 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 		// Also what keeps web pages out: a form cannot send this type.
 		return dayfly.Errorf(dayfly.Invalid, "content type is %q: send application/json", r.Header.Get("Content-Type"))
 	}
-	// While the body is read and no longer: a deadline that passes later would
-	// look as if the caller had left.
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
-	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxJSON))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
@@ -40,6 +37,9 @@ func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
 	if _, err := dec.Token(); err != io.EOF {
 		return dayfly.Errorf(dayfly.Invalid, "request body: something follows the JSON object")
 	}
+	// No longer than for the body: a deadline that passes later would look as if
+	// the caller had left.
+	_ = rc.SetReadDeadline(time.Time{})
 	return nil
 }
 

@@ -128,6 +128,23 @@ func (s *Server) logRefusal(r *http.Request, e *dayfly.Error, err error) {
 // replyTimeout bounds how long a caller takes for a reply that is no stream.
 const replyTimeout = 30 * time.Second
 
+// restTimeout is how long a caller takes to send what nobody will read: the rest
+// of a body, which net/http reads before it sends a reply.
+const restTimeout = 5 * time.Second
+
+// bound bounds the time that is left for a request when its reply is known.
+func bound(w http.ResponseWriter) {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(restTimeout))
+	_ = rc.SetWriteDeadline(time.Now().Add(replyTimeout))
+}
+
+// noContent replies that it is done.
+func noContent(w http.ResponseWriter) {
+	bound(w)
+	w.WriteHeader(http.StatusNoContent)
+}
+
 // message is a reply that is known whole.
 type message struct {
 	status      int
@@ -145,7 +162,7 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, m message) {
 	if err != nil { // our own types always marshal
 		panic(err)
 	}
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(replyTimeout))
+	bound(w)
 	h := w.Header()
 	h.Set("Content-Type", m.contentType)
 	h.Set("X-Content-Type-Options", "nosniff")

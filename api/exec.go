@@ -146,7 +146,7 @@ func (s routes) SignalProcess(w http.ResponseWriter, r *http.Request, id Workspa
 		if err := s.ask(r.Context(), id, "", procedure{wire.ProcessSendSignal, req, nil}); err != nil {
 			return err
 		}
-		w.WriteHeader(http.StatusNoContent)
+		noContent(w)
 		return nil
 	})
 }

@@ -143,7 +143,7 @@ func (s routes) RemoveFile(w http.ResponseWriter, r *http.Request, id WorkspaceI
 		if err := s.ask(r.Context(), id, at.user, procedure{wire.FilesystemRemove, wire.PathRequest{Path: at.path}, nil}); err != nil {
 			return err
 		}
-		w.WriteHeader(http.StatusNoContent)
+		noContent(w)
 		return nil
 	})
 }

@@ -18,8 +18,8 @@ import (
 
 // Bounds on what is kept for, and taken from, one guest.
 const (
-	maxGuestHeader = 64 << 10 // bytes of a reply's headers; a body is only ever streamed
-	maxGuestIdle   = 4        // idle connections
+	maxGuestHeader = 64 << 10        // bytes of a reply's headers; a body is only ever streamed
+	maxGuestIdle   = 4               // idle connections
 	guestIdle      = time.Second     // an open connection counts as a use of the workspace
 	guestKept      = 3 * time.Minute // an unused transport
 )

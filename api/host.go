@@ -22,7 +22,7 @@ func (s routes) GetVersion(w http.ResponseWriter, r *http.Request) {
 
 // Healthz answers GET /healthz.
 func (s routes) Healthz(w http.ResponseWriter, _ *http.Request) {
-	w.WriteHeader(http.StatusNoContent)
+	noContent(w)
 }
 
 // Readyz answers GET /readyz.
@@ -33,7 +33,7 @@ func (s routes) Readyz(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	w.WriteHeader(http.StatusNoContent)
+	noContent(w)
 }
 
 // unready makes any reason a 503, as those that ask look at the status.

@@ -44,7 +44,7 @@ func (s routes) RemoveImage(w http.ResponseWriter, r *http.Request, name string)
 		exchangeOf(r).target = clip(name)
 		err := im.Remove(r.Context(), name)
 		if err == nil {
-			w.WriteHeader(http.StatusNoContent)
+			noContent(w)
 		}
 		return err
 	})

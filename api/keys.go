@@ -60,7 +60,7 @@ func (s routes) RevokeKey(w http.ResponseWriter, r *http.Request, key KeyID) {
 		exchangeOf(r).target = clip(key)
 		err := s.o.Keys.RevokeKey(r.Context(), key)
 		if err == nil {
-			w.WriteHeader(http.StatusNoContent)
+			noContent(w)
 		}
 		return err
 	})

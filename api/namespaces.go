@@ -95,7 +95,7 @@ func (s routes) DeleteNamespace(w http.ResponseWriter, r *http.Request, name Nam
 		exchangeOf(r).target = clip(name)
 		err := n.DeleteNamespace(r.Context(), name)
 		if err == nil {
-			w.WriteHeader(http.StatusNoContent)
+			noContent(w)
 		}
 		return err
 	})

@@ -94,7 +94,7 @@ func (s routes) DeleteSnapshot(w http.ResponseWriter, r *http.Request, ref strin
 		exchangeOf(r).target = clip(ref)
 		err := sn.DeleteSnapshot(context.WithoutCancel(r.Context()), ref)
 		if err == nil {
-			w.WriteHeader(http.StatusNoContent)
+			noContent(w)
 		}
 		return err
 	})

@@ -88,12 +88,13 @@ func (out *sse) beat(ctx context.Context, cancel func()) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			out.mu.Lock()
-			begun := out.begun
-			out.mu.Unlock()
-			if begun && out.write([]byte(": still there\n\n")) != nil {
+			if !out.mu.TryLock() { // something is being sent: that is no silence
+				continue
+			}
+			if out.begun && out.put([]byte(": still there\n\n")) != nil {
 				cancel()
 			}
+			out.mu.Unlock()
 		}
 	}
 }
@@ -118,6 +119,11 @@ func (out *sse) send(e event) error {
 func (out *sse) write(b []byte) error {
 	out.mu.Lock()
 	defer out.mu.Unlock()
+	return out.put(b)
+}
+
+// put is write for whoever holds mu.
+func (out *sse) put(b []byte) error {
 	if out.err != nil {
 		return out.err
 	}

@@ -115,7 +115,7 @@ func (s routes) DeleteWebhook(w http.ResponseWriter, r *http.Request, id Webhook
 		exchangeOf(r).target = clip(id)
 		err := h.DeleteWebhook(r.Context(), id)
 		if err == nil {
-			w.WriteHeader(http.StatusNoContent)
+			noContent(w)
 		}
 		return err
 	})

@@ -185,7 +185,7 @@ func (s routes) DeleteWorkspace(w http.ResponseWriter, r *http.Request, id Works
 		err := s.o.Workspaces.Delete(context.WithoutCancel(r.Context()), id)
 		s.guests.forget(id)
 		if err == nil {
-			w.WriteHeader(http.StatusNoContent)
+			noContent(w)
 		}
 		return err
 	})
