@@ -64,7 +64,7 @@ func (f *createFlags) add(a *app, cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.SetInterspersed(false)
 	f.run.machineFlags(a, cmd)
-	fl.BoolVar(&f.run.keep, "keep", false, "never delete it unasked, its timeout included, which then stops it")
+	fl.BoolVar(&f.run.keep, "keep", false, "never delete it unasked: without --on-timeout it is stopped then")
 	fl.Var(&f.timeout, "timeout", "end it `DURATION` after each start, such as 1h; 0: never")
 	fl.StringVar(&f.onTimeout, "on-timeout", "", "what becomes of it then: delete, stop or pause (default delete; stop with --keep)")
 	fl.Var(&f.idlePause, "idle-pause", "pause it when nobody has used it for `DURATION`, such as 10m")
@@ -93,6 +93,9 @@ func (f *createFlags) spec(a *app, c *cobra.Command, args []string) (dayfly.Spec
 		return spec, err
 	}
 	spec.Timeout, spec.OnTimeout = int(f.timeout), dayfly.Action(f.onTimeout)
+	if spec.Keep && spec.Timeout > 0 && spec.OnTimeout == "" {
+		spec.OnTimeout = dayfly.StopIt
+	}
 	spec.Idle = dayfly.Idle{PauseAfter: int(f.idlePause), StopAfter: int(f.idleStop)}
 	spec.Restart, spec.Metadata = f.restart.Restart, f.metadata
 	spec.Command, spec.ImageCommand, spec.RemoveOnExit = afterDashes(command), f.imageCm, f.removeOnExit

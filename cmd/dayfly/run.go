@@ -225,6 +225,9 @@ func (r *oneRun) create(ctx context.Context) (err error) {
 			}
 		}()
 	}
+	if r.f.keep && r.f.timeout > 0 && !r.app.inside() {
+		r.spec.OnTimeout = dayfly.StopIt // where the server ends it for us
+	}
 	r.sentAt = time.Since(began)
 	r.ws, err = r.at.client.Workspaces.Create(ctx, r.spec)
 	r.repliedAt = time.Since(began)
