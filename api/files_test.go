@@ -131,3 +131,34 @@ func TestCallerWhoLeavesAnUploadLeavesNoFile(t *testing.T) {
 	// The guest hears of it in its own time; a whole upload comes after that.
 	must[struct{}](s, ask{key: fakehost.AdminKey, method: "DELETE", path: fileAt(at, path, "")})
 }
+
+func TestRevokedKeyEndsUploadsAndGuestStreams(t *testing.T) {
+	t.Parallel()
+	s, at := shop(t)
+	made := must[api.NewKey](s, ask{key: fakehost.AdminKey, method: "POST", path: "/v1/keys", body: `{}`})
+	body, w := io.Pipe()
+	defer w.Close()
+	path := filepath.Join(t.TempDir(), "half")
+	ended := make(chan error, 2)
+	send := func(method, path string, body io.Reader, header http.Header) {
+		req, err := http.NewRequestWithContext(t.Context(), method, s.url+path, body)
+		if err == nil {
+			req.Header = header
+			req.Header.Set("X-Api-Key", made.Secret)
+			var resp *http.Response
+			if resp, err = http.DefaultClient.Do(req); err == nil {
+				_, _ = io.Copy(io.Discard, resp.Body)
+				_ = resp.Body.Close()
+			}
+		}
+		ended <- err
+	}
+	go send("PUT", fileAt(at, path, ""), body, http.Header{})
+	_, _ = w.Write([]byte("half of it"))
+	watch := "\x00\x00\x00\x00\x0f" + `{"path":"/tmp"}`
+	go send("POST", at+"/guest/filesystem.Filesystem/WatchDir", strings.NewReader(watch), http.Header{"Content-Type": {"application/connect+json"}})
+	must[struct{}](s, ask{key: fakehost.AdminKey, method: "DELETE", path: "/v1/keys/" + made.Key.ID})
+	for range 2 {
+		<-ended // which would not come
+	}
+}

@@ -84,7 +84,7 @@ func TestReaderThatTakesNothingIsCutOff(t *testing.T) {
 		conn, end := oneCaller(t, Options{Workspaces: newFake(), Events: n})
 		began := time.Now()
 		_, _ = io.WriteString(conn, "GET /v1/events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
-		_, _ = conn.Read(make([]byte, 1<<10)) // and no more
+		_, _ = conn.Read(make([]byte, 1<<10))   // and no more
 		time.Sleep(streamTimeout + time.Second) //nolint:forbidigo // of the time in the bubble
 		synctest.Wait()
 		n.mu.Lock()

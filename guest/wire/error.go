@@ -177,9 +177,13 @@ func errorFromResponse(status int, body []byte) *Error {
 		Code    json.RawMessage `json:"code"`
 		Kind    dayfly.Kind     `json:"kind"`
 		Message string          `json:"message"`
+		Detail  string          `json:"detail"` // of an RFC 9457 problem, as our edge has it
 	}
 	if json.Unmarshal(body, &in) != nil {
 		return Errorf(codeFromStatus(status), "HTTP status %d", status)
+	}
+	if in.Message == "" {
+		in.Message = in.Detail
 	}
 	var code Code
 	if json.Unmarshal(in.Code, &code) == nil && code.known() {
