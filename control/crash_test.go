@@ -308,3 +308,33 @@ func TestServerStartsWithoutItsStore(t *testing.T) {
 	w.settled()
 	w.is(ws.ID, dayfly.Running)
 }
+
+func TestStoreThatHangsDelaysNoRule(t *testing.T) {
+	var away *awayStore
+	rules(t, func(t *testing.T, w *world) {
+		gone := w.create(dayfly.Spec{Image: "base", Timeout: 30})
+		rest := w.create(dayfly.Spec{Image: "base", Timeout: 30, OnTimeout: dayfly.StopIt})
+		away.hang(true)
+		name := "new"
+		updated := make(chan error, 1)
+		go func() {
+			_, err := w.Update(context.Background(), gone.ID, dayfly.Update{Name: &name})
+			updated <- err
+		}()
+		after(31 * time.Second)
+		w.is(rest.ID, dayfly.Stopped)
+		w.is(gone.ID, dayfly.Deleted)
+		if ids := w.node.ids(); slices.Contains(ids, gone.ID) {
+			t.Error("the node still has it")
+		}
+		wantKind(t, <-updated, dayfly.Unavailable)
+		away.hang(false)
+		after(15 * time.Second)
+		if q, err := w.db.Quota(t.Context(), "default"); err != nil || q.Used.Workspaces != 1 || q.Used.Running != 0 {
+			t.Errorf("%+v, %v", q, err)
+		}
+	}, func(o *control.Options) {
+		away = &awayStore{Store: o.Store.(*store.Store)}
+		o.Store = away
+	})
+}

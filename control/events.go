@@ -59,6 +59,15 @@ func (c *Control) Events(ctx context.Context, q dayfly.EventQuery) ([]dayfly.Eve
 	return list, c.counted(err)
 }
 
+// LastEvent returns the Seq of the newest event, whoever may see it.
+func (c *Control) LastEvent(ctx context.Context) (int64, error) {
+	if err := c.open(); err != nil {
+		return 0, err
+	}
+	last, err := c.db.LastEvent(ctx)
+	return last, c.counted(err)
+}
+
 // AwaitEvent returns once there may be an event with a larger Seq than after.
 func (c *Control) AwaitEvent(ctx context.Context, after int64) error {
 	if err := c.open(); err != nil {

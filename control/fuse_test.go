@@ -117,6 +117,13 @@ type awayStore struct {
 	*store.Store
 	mu   sync.Mutex
 	gone bool
+	hung bool // Updates wait for the end of their context
+}
+
+func (s *awayStore) hang(hung bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hung = hung
 }
 
 func (s *awayStore) set(gone bool) {
@@ -142,6 +149,13 @@ func (s *awayStore) Create(ctx context.Context, c store.Creation) ([]store.Recor
 }
 
 func (s *awayStore) Update(ctx context.Context, c store.Change) (store.Record, error) {
+	s.mu.Lock()
+	hung := s.hung
+	s.mu.Unlock()
+	if hung {
+		<-ctx.Done()
+		return store.Record{}, dayfly.Errorf(dayfly.Unavailable, "the database is locked")
+	}
 	if err := s.err(); err != nil {
 		return store.Record{}, err
 	}

@@ -54,6 +54,7 @@ func (c *Control) reconcile(ctx context.Context) (int, error) {
 	}
 	for _, r := range records {
 		k := c.keep(r)
+		k.mail.take() // older than the answer
 		ws, err := c.ask(r.ID)
 		k.resume(ws, err)
 		k.begin()
@@ -63,7 +64,7 @@ func (c *Control) reconcile(ctx context.Context) (int, error) {
 			continue
 		}
 		if err := c.db.DeleteSnapshot(ctx, sn.ID, c.snapshotEvent(ctx, dayfly.SnapshotDeleted, sn.Namespace, sn.Snapshot)); err != nil {
-			return 0, err
+			c.log.Warn("record of a snapshot that is gone", "snapshot", sn.ID, "err", c.counted(err))
 		}
 	}
 	return len(records), nil

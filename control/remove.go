@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/dayfly/dayfly"
@@ -40,11 +41,20 @@ func (k *keeper) remove(actor string, failed error, reply ...func(error)) {
 		k.erase(op)
 		return
 	}
+	begin := sync.OnceFunc(func() { k.erase(op) })
+	late := time.AfterFunc(markTimeout, func() { k.post(begin) })
 	k.propose(proposal{
 		change: func(r *store.Record) { r.Reason = reasonDeleting },
-		done:   func(error) { k.erase(op) }, // without a mark if the store is away
+		done: func(error) { // without a mark if the store is away
+			late.Stop()
+			begin()
+		},
 	})
 }
+
+// markTimeout is how long a deletion waits for its mark: one by a rule has to be
+// exact to a second, also while the store hangs.
+const markTimeout = 500 * time.Millisecond
 
 // erase has the node delete it.
 func (k *keeper) erase(op *operation) {
@@ -75,8 +85,12 @@ func (k *keeper) erased(err error) {
 		return
 	}
 	k.op = nil
-	k.proposals = nil
 	k.deletion.at = true
+	dropped := k.proposals
+	k.proposals = nil
+	for _, p := range dropped {
+		p.done(notFound(k.id))
+	}
 	k.rec.State, k.rec.Reason, k.rec.Ready = dayfly.Deleted, "", false
 	k.c.log.Info("workspace state", "workspace", k.id, "state", k.rec.State)
 	k.touch(k.event(dayfly.WorkspaceDeleted, k.deletion.actor))
