@@ -181,6 +181,7 @@ func (c *chaos) Metrics(context.Context, dayfly.ID) (dayfly.Metrics, error) {
 func (c *chaos) Events(context.Context, dayfly.EventQuery) ([]dayfly.Event, error) {
 	return few(c, chaosEvent)
 }
+func (c *chaos) LastEvent(context.Context) (int64, error) { return pick(c, int64(3)) }
 func (c *chaos) AwaitEvent(context.Context, int64) error { return c.either() }
 
 func (c *chaos) CreateWebhook(context.Context, dayfly.Webhook) (dayfly.Webhook, error) {

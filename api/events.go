@@ -44,7 +44,16 @@ func (s *Server) eventQuery(r *http.Request, p ListEventsParams) (q dayfly.Event
 	if err := checkTypes(p.Type); err != nil {
 		return q, err
 	}
-	if last := r.Header.Get("Last-Event-ID"); last != "" && wantsEvents(r) {
+	last := r.Header.Get("Last-Event-ID")
+	switch {
+	case !wantsEvents(r) && p.New:
+		return q, dayfly.Errorf(dayfly.Invalid, "new is for a stream: ask for text/event-stream")
+	case !wantsEvents(r):
+	case last == "" && p.New:
+		if q.After, err = s.o.Events.LastEvent(r.Context()); err != nil {
+			return q, err
+		}
+	case last != "":
 		if q.After, err = strconv.ParseInt(last, 10, 64); err != nil {
 			return q, dayfly.Errorf(dayfly.Invalid, "Last-Event-ID is %q: send the id of an event", clip(last))
 		}
@@ -79,7 +88,7 @@ func (s *Server) follow(ctx context.Context, q dayfly.EventQuery, out *sse) erro
 			return err
 		}
 		if first {
-			err = out.begin()
+			err = out.mark(q.After)
 		}
 		for _, e := range list {
 			if err == nil {

@@ -486,6 +486,9 @@ type ListEventsParams struct {
 	// After Only those with a larger seq.
 	After int64 `form:"after,omitempty" json:"after,omitempty"`
 
+	// New Of a stream: only those that come, none of those that are there.
+	New bool `form:"new,omitempty" json:"new,omitempty"`
+
 	// Workspace Only those of this workspace; an id also after it is gone.
 	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
 
@@ -988,6 +991,19 @@ func (siw *ServerInterfaceWrapper) ListEvents(w http.ResponseWriter, r *http.Req
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "new" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "new", r.URL.Query(), &params.New, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "new"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "new", Err: err})
 		}
 		return
 	}

@@ -68,6 +68,8 @@ type Meter interface {
 // Events says what happened. Events without a match are an empty list.
 type Events interface {
 	Events(ctx context.Context, q dayfly.EventQuery) ([]dayfly.Event, error)
+	// LastEvent returns the Seq of the newest event, whoever may see it.
+	LastEvent(ctx context.Context) (int64, error)
 	// AwaitEvent returns when there may be an event with a larger Seq.
 	AwaitEvent(ctx context.Context, after int64) error
 }

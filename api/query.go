@@ -21,7 +21,7 @@ var queries = map[string][]string{
 	"POST /v1/workspaces/{id}/files":   {"path", "user", "mkdir"},
 	"DELETE /v1/workspaces/{id}/files": {"path", "user"},
 	"GET /v1/snapshots":                {"workspace"},
-	"GET /v1/events":                   {"after", "workspace", "type", "namespace", "limit"},
+	"GET /v1/events":                   {"after", "new", "workspace", "type", "namespace", "limit"},
 	"GET /v1/quota":                    {"namespace"},
 	"GET /v1/audit":                    {"namespace", "before", "limit"},
 	"POST /v1/images/import":           {"name", "platform"},

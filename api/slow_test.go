@@ -75,6 +75,8 @@ func (n *news) Events(context.Context, dayfly.EventQuery) ([]dayfly.Event, error
 	return []dayfly.Event{{Seq: n.seq, Type: dayfly.WorkspaceCreated, Reason: strings.Repeat("x", 1<<10)}}, nil
 }
 
+func (n *news) LastEvent(context.Context) (int64, error) { return 0, nil }
+
 func (n *news) AwaitEvent(ctx context.Context, _ int64) error { return ctx.Err() }
 
 func TestReaderThatTakesNothingIsCutOff(t *testing.T) {
@@ -104,6 +106,7 @@ func TestReaderThatTakesNothingIsCutOff(t *testing.T) {
 type quiet struct{}
 
 func (quiet) Events(context.Context, dayfly.EventQuery) ([]dayfly.Event, error) { return nil, nil }
+func (quiet) LastEvent(context.Context) (int64, error) { return 0, nil }
 func (quiet) AwaitEvent(ctx context.Context, _ int64) error {
 	<-ctx.Done()
 	return ctx.Err()

@@ -102,6 +102,12 @@ func (out *sse) beat(ctx context.Context, cancel func()) {
 // begin sends the headers, so that the caller knows that it listens.
 func (out *sse) begin() error { return out.write([]byte(": dayfly\n\n")) }
 
+// mark is begin for a stream that goes on after an event: a reader that comes back
+// before it has got another says so.
+func (out *sse) mark(id int64) error {
+	return out.write(append(strconv.AppendInt([]byte("id: "), id, 10), "\n\n"...))
+}
+
 // send sends an event. An error is final: nobody reads any more.
 func (out *sse) send(e event) error {
 	data, err := json.Marshal(e.data)

@@ -39,15 +39,20 @@ func TestEventsAreListedAndGoOn(t *testing.T) {
 	if e := see(dayfly.WorkspaceDeleted); e.Workspace != one.ID {
 		t.Errorf("%+v", e)
 	}
+	fresh := events(t, s.send(t.Context(), ask{key: red, method: "GET", path: "/v1/events?new=true", header: asEvents}))
+	two := s.workspace(red)
+	if _, data := fresh(); !strings.Contains(data, string(two.ID)) {
+		t.Errorf("the first that is new is %s", data)
+	}
 	for query, n := range map[string]int{
-		"after=1": 2, "limit=1": 1, "type=workspace.deleted": 1, "type=workspace.deleted&type=workspace.created": 2,
+		"after=1": 4, "limit=1": 1, "type=workspace.deleted": 1, "type=workspace.deleted&type=workspace.created": 3,
 		"workspace=" + string(one.ID): 3, "after=1000": 0,
 	} {
 		if got := must[api.EventList](s, ask{key: red, method: "GET", path: "/v1/events?" + query}).Events; len(got) != n {
 			t.Errorf("%s: %d events", query, len(got))
 		}
 	}
-	for _, query := range []string{"after=-1", "after=x", "type=nothing", "limit=0"} {
+	for _, query := range []string{"new=true", "after=-1", "after=x", "type=nothing", "limit=0"} {
 		if resp, _ := s.do(ask{key: red, method: "GET", path: "/v1/events?" + query}); resp.StatusCode != 400 {
 			t.Errorf("%s: %s", query, resp.Status)
 		}

@@ -33,14 +33,28 @@ const (
 	lastRetry  = 8 * time.Second // after which it is given up
 )
 
+// FollowNew is Follow without the events that are there. What comes while a
+// connection that has brought none yet breaks is missed.
+func (e *Events) FollowNew(ctx context.Context, q dayfly.EventQuery) iter.Seq2[dayfly.Event, error] {
+	return e.follow(ctx, q, true)
+}
+
 // Follow goes through the events there are after q.After, and then those that
 // come, until ctx ends. A connection that breaks is made anew, and no event is
 // missed or comes twice. An error ends it.
 func (e *Events) Follow(ctx context.Context, q dayfly.EventQuery) iter.Seq2[dayfly.Event, error] {
+	return e.follow(ctx, q, false)
+}
+
+func (e *Events) follow(ctx context.Context, q dayfly.EventQuery, onlyNew bool) iter.Seq2[dayfly.Event, error] {
 	return func(yield func(dayfly.Event, error) bool) {
 		for wait := firstRetry; ; wait *= 2 {
-			resp, err := e.c.rest.ListEvents(ctx, eventParams(q), asEvents, func(_ context.Context, r *http.Request) error {
-				r.Header.Set("Last-Event-ID", strconv.FormatInt(q.After, 10))
+			p := eventParams(q)
+			p.New = onlyNew && q.After == 0
+			resp, err := e.c.rest.ListEvents(ctx, p, asEvents, func(_ context.Context, r *http.Request) error {
+				if !p.New {
+					r.Header.Set("Last-Event-ID", strconv.FormatInt(q.After, 10))
+				}
 				return nil
 			})
 			var broken error

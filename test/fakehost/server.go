@@ -224,6 +224,13 @@ func (s server) Events(ctx context.Context, q dayfly.EventQuery) ([]dayfly.Event
 	return list, nil
 }
 
+// LastEvent is that of any namespace.
+func (s server) LastEvent(context.Context) (int64, error) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	return int64(len(s.sv.events)), nil
+}
+
 // AwaitEvent waits for an event, of any namespace.
 func (s server) AwaitEvent(ctx context.Context, after int64) error {
 	s.sv.mu.Lock()

@@ -489,6 +489,9 @@ type ListEventsParams struct {
 	// After Only those with a larger seq.
 	After int64 `form:"after,omitempty" json:"after,omitempty"`
 
+	// New Of a stream: only those that come, none of those that are there.
+	New bool `form:"new,omitempty" json:"new,omitempty"`
+
 	// Workspace Only those of this workspace; an id also after it is gone.
 	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
 
@@ -2800,6 +2803,14 @@ func NewListEventsRequest(server string, params *ListEventsParams) (*http.Reques
 		var rawQueryFragments []string
 
 		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "after", params.After, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "new", params.New, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
 			return nil, err
 		} else {
 			for _, qp := range strings.Split(queryFrag, "&") {
