@@ -182,7 +182,7 @@ func (c *chaos) Events(context.Context, dayfly.EventQuery) ([]dayfly.Event, erro
 	return few(c, chaosEvent)
 }
 func (c *chaos) LastEvent(context.Context) (int64, error) { return pick(c, int64(3)) }
-func (c *chaos) AwaitEvent(context.Context, int64) error { return c.either() }
+func (c *chaos) AwaitEvent(context.Context, int64) error  { return c.either() }
 
 func (c *chaos) CreateWebhook(context.Context, dayfly.Webhook) (dayfly.Webhook, error) {
 	return pick(c, chaosHook)

@@ -106,7 +106,7 @@ func TestReaderThatTakesNothingIsCutOff(t *testing.T) {
 type quiet struct{}
 
 func (quiet) Events(context.Context, dayfly.EventQuery) ([]dayfly.Event, error) { return nil, nil }
-func (quiet) LastEvent(context.Context) (int64, error) { return 0, nil }
+func (quiet) LastEvent(context.Context) (int64, error)                          { return 0, nil }
 func (quiet) AwaitEvent(ctx context.Context, _ int64) error {
 	<-ctx.Done()
 	return ctx.Err()
