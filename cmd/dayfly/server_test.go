@@ -181,6 +181,8 @@ type sparse struct {
 	asked int
 }
 
+func (s *sparse) LastEvent(context.Context) (int64, error) { return 0, nil } // not asked here
+
 func (s *sparse) AwaitEvent(ctx context.Context, _ int64) error {
 	<-ctx.Done()
 	return ctx.Err()
