@@ -208,7 +208,7 @@ func Open(ctx context.Context, o Options) (*Control, error) {
 	c.audit.wake = make(chan struct{}, 1)
 	c.hooks = webhook.New(webhook.Options{Store: o.Store, Log: o.Log, Private: o.PrivateWebhooks, Now: c.now})
 	c.bell.also = c.hooks.Wake
-	for _, task := range []func(context.Context){c.settle, c.hooks.Run, c.flushAudit, c.flushKeys, c.prune} {
+	for _, task := range []func(context.Context){c.settle, c.hooks.Run, c.flushAudit, c.flushKeys, c.prune, c.compare} {
 		c.tasks.Go(func() { task(c.ended) })
 	}
 	return c, nil

@@ -151,3 +151,41 @@ func (k *keeper) makeAgain() {
 // Settled is closed when every record has been reconciled: calls are answered
 // from then on.
 func (c *Control) Settled() <-chan struct{} { return c.settled }
+
+// compareEvery is how soon a change that nobody told of is noticed.
+const compareEvery = 30 * time.Second
+
+// compare looks, once in a while, whether the node says what the records do: it
+// may have had something to say before it knew whom to tell.
+func (c *Control) compare(ctx context.Context) {
+	for sleep(ctx, compareEvery) {
+		c.mu.Lock()
+		list := make([]*keeper, 0, len(c.keeper))
+		for _, k := range c.keeper {
+			list = append(list, k)
+		}
+		c.mu.Unlock()
+		for _, k := range list {
+			if ws, err := c.node.Get(ctx, k.id); err == nil && differs(k.view.Load().State, ws.State) {
+				k.post(k.look)
+			}
+		}
+	}
+}
+
+// differs reports whether a record is behind the node. One that control has
+// declared failed is stopped there.
+func differs(record, node dayfly.State) bool {
+	return record != node && node != dayfly.Creating && (record != dayfly.Failed || node != dayfly.Stopped)
+}
+
+// look has the owner ask the node, which answers from memory.
+func (k *keeper) look() {
+	if k.op != nil || k.deletion != nil {
+		return
+	}
+	k.mail.take() // older than the answer
+	if ws, err := k.c.ask(k.id); err == nil && differs(k.rec.State, ws.State) {
+		k.merge(ws)
+	}
+}

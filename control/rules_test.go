@@ -270,3 +270,16 @@ func TestRuleThatIsRefusedIsTriedAgain(t *testing.T) {
 		w.is(ws.ID, dayfly.Paused)
 	})
 }
+
+func TestChangeThatNobodyToldOfIsNoticed(t *testing.T) {
+	rules(t, func(t *testing.T, w *world) {
+		ws := w.create(base)
+		w.node.mu.Lock()
+		w.node.changed = nil
+		w.node.mu.Unlock()
+		w.node.die(t, ws.ID)
+		w.is(ws.ID, dayfly.Running)
+		after(31 * time.Second)
+		w.is(ws.ID, dayfly.Failed)
+	})
+}
