@@ -59,7 +59,7 @@ func (s *Store) describe(err error) (dayfly.Kind, string) {
 }
 
 func (s *Store) full() string {
-	return "the database's disk is full: free some space for " + s.at.shown
+	return "no space left for the database: free some on its file system, as with dayfly system prune"
 }
 
 func (s *Store) unwritable() string {
@@ -104,7 +104,7 @@ var pgFaults = []struct {
 	{"3D000", dayfly.Unavailable, "there is no such database: make it first (createdb)"},
 	{"40", dayfly.Unavailable, "too many changes at the same time: try again"},
 	{"42501", dayfly.Unavailable, "the database's user may not do this: make it the owner of the database"},
-	{"53100", dayfly.Exhausted, "the database's disk is full: free some space on its server"},
+	{"53100", dayfly.Exhausted, "no space left for the database: free some on its server"},
 	{"53", dayfly.Unavailable, "the database server has no connections or memory left: raise its limits, or try again"},
 	{"55P03", dayfly.Unavailable, "the database is locked by another process: end it, or try again"},
 	{"57", dayfly.Unavailable, "the database server is stopping or starting: try again"},

@@ -187,7 +187,7 @@ func TestFullDiskIsExhaustedAndHeals(t *testing.T) {
 		made = append(made, r...)
 	}
 	want(t, err, dayfly.Exhausted)
-	if !strings.Contains(err.Error(), "the database's disk is full") {
+	if !strings.Contains(err.Error(), "no space left for the database") {
 		t.Error(err)
 	}
 	listed := walk(t, s, dayfly.Query{Order: dayfly.OldestFirst}, nil)
