@@ -105,7 +105,7 @@ func (c *Control) Authenticate(ctx context.Context, token string) (dayfly.Caller
 
 func (c *Control) byKey(ctx context.Context, secret string) (dayfly.Caller, <-chan struct{}, error) {
 	id, _, ok := strings.Cut(strings.TrimPrefix(secret, keyPrefix), "_")
-	if !ok || len(id) != keyIDChars {
+	if !ok || len(id) != keyIDChars || strings.Trim(id, "abcdefghijklmnopqrstuvwxyz234567") != "" {
 		return dayfly.Caller{}, nil, errNoKey()
 	}
 	r, err := c.key(ctx, id)
