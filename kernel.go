@@ -11,10 +11,12 @@ type Kernel struct {
 
 // Check is one line of dayfly doctor: what this host can do.
 type Check struct {
-	Name   string `json:"name"`
-	Status Status `json:"status"`
-	Detail string `json:"detail"`           // what was found
-	Remedy string `json:"remedy,omitempty"` // what to do about a lack
+	Subject string `json:"subject,omitempty"` // what it is about: checks of one subject are shown together
+	Name    string `json:"name"`              // one word, for ever the same
+	Status  Status `json:"status"`
+	Detail  string `json:"detail"`           // what was found
+	Cost    string `json:"cost,omitempty"`   // what a lack costs, in numbers where they are known
+	Remedy  string `json:"remedy,omitempty"` // what to do about a lack: a command, if there is one
 }
 
 // Status is the verdict of a Check.

@@ -11,22 +11,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/host"
 )
 
-// checks is dayfly doctor in one table: what a host should have.
+// checks is what a node has to try to know; what can be read is in package host.
 var checks = []struct {
-	name string
-	do   func(*Node, context.Context) dayfly.Check
+	subject, name string
+	do            func(*Node, context.Context) dayfly.Check
 }{
-	{"vmm", (*Node).checkVMM},
-	{"kernel", (*Node).checkKernel},
-	{"kvm", (*Node).checkKVM},
-	{"cgroups", (*Node).checkCgroups},
-	{"vsock", (*Node).checkVsock},
-	{"reflink", (*Node).checkReflink},
-	{"hugepages", (*Node).checkHugepages},
-	{"disk", (*Node).checkSpace},
+	{machines, "vmm", (*Node).checkVMM},
+	{machines, "kernel", (*Node).checkKernel},
+	{machines, "kvm", (*Node).checkKVM},
+	{host.Limits, "cgroups", (*Node).checkCgroups},
+	{host.Storage, "reflink", (*Node).checkReflink},
 }
+
+// machines is the subject of what runs them.
+const machines = "machines"
 
 // Checks says line by line what this host can do and what to do about each
 // lack. KVM is proved by running a guest, which may take seconds the first time.
@@ -34,10 +35,10 @@ func (n *Node) Checks(ctx context.Context) []dayfly.Check {
 	list := make([]dayfly.Check, 0, len(checks))
 	for _, c := range checks {
 		line := c.do(n, ctx)
-		line.Name = c.name
+		line.Subject, line.Name = c.subject, c.name
 		list = append(list, line)
 	}
-	return list
+	return append(list, host.Host{Dir: n.Dir}.Checks()...)
 }
 
 func good(format string, args ...any) dayfly.Check {
@@ -108,13 +109,6 @@ func (*Node) checkCgroups(context.Context) dayfly.Check {
 	return good("v2 with %s", strings.TrimSpace(string(b)))
 }
 
-func (*Node) checkVsock(context.Context) dayfly.Check {
-	if _, err := os.Stat("/dev/vhost-vsock"); err != nil {
-		return lacking("no /dev/vhost-vsock; a virtio serial port is used, which serves as well", "modprobe vhost_vsock")
-	}
-	return good("/dev/vhost-vsock")
-}
-
 func (n *Node) checkReflink(context.Context) dayfly.Check {
 	err := tryReflink(n.Dir)
 	switch {
@@ -148,32 +142,4 @@ func tryReflink(below string) (err error) {
 	}
 	defer b.Close()
 	return unix.IoctlFileClone(int(b.Fd()), int(a.Fd()))
-}
-
-func (*Node) checkHugepages(context.Context) dayfly.Check {
-	b, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
-	if err != nil {
-		return lacking("the host's kernel has no transparent huge pages", "a kernel with CONFIG_TRANSPARENT_HUGEPAGE")
-	}
-	mode := strings.TrimSpace(string(b))
-	if strings.Contains(mode, "[never]") {
-		return lacking("transparent huge pages are off", "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")
-	}
-	return good("transparent huge pages: %s", mode)
-}
-
-// leastSpace is what one image and a few workspaces want.
-const leastSpace = 2 << 30
-
-func (n *Node) checkSpace(context.Context) dayfly.Check {
-	var st unix.Statfs_t
-	if err := unix.Statfs(n.Dir, &st); err != nil {
-		return broken(err)
-	}
-	free := st.Bavail * uint64(st.Bsize)
-	detail := fmt.Sprintf("%d MiB free at %s", free>>20, filepath.Clean(n.Dir))
-	if free < leastSpace {
-		return lacking(detail, "dayfly image rm what is not used, or use --state on a larger file system")
-	}
-	return good("%s", detail)
 }

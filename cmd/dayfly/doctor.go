@@ -10,18 +10,22 @@ import (
 	"github.com/dayfly/dayfly/client"
 )
 
-var marks = map[dayfly.Status]string{dayfly.Good: "✓", dayfly.Lacking: "!", dayfly.Broken: "✗"}
-
 func (a *app) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what this host can do, and what to do about what it lacks",
 		Long: `Say line by line what this host can do: ✓ good, ! usable with a drawback,
-✗ nothing runs without it. KVM is proved by running a guest, which may take
-seconds the first time. The exit code is 1 if something is broken.`,
+✗ nothing runs without it; what a drawback costs, and how to change it. KVM is
+proved by running a guest, which may take seconds the first time. Nothing on
+the host is changed.
+
+The exit code is 1 if something is broken; with --strict also if there is a
+drawback. --json prints a list of {subject, name, status, detail, cost, remedy}
+with the status good, lacking or broken.`,
 		Args: noArgs,
 	}
 	asJSON := jsonFlag(cmd)
+	strict := cmd.Flags().Bool("strict", false, "exit with 1 also if there is a drawback")
 	cmd.RunE = func(c *cobra.Command, _ []string) error {
 		return a.withClient(c, func(ctx context.Context, cl *client.Client) error {
 			checks, err := cl.Host.Checks(ctx)
@@ -31,12 +35,10 @@ seconds the first time. The exit code is 1 if something is broken.`,
 			if *asJSON {
 				err = printJSON(a.stdout, checks)
 			} else {
-				err = a.printChecks(checks)
+				err = newVerdicts(a.stdout, a.lookupEnv).print(a.stdout, checks)
 			}
-			for _, check := range checks {
-				if check.Status == dayfly.Broken {
-					return errors.Join(err, &exitError{code: exitFailed})
-				}
+			if unfit(checks, *strict) {
+				err = errors.Join(err, &exitError{code: exitFailed})
 			}
 			return err
 		})
@@ -44,13 +46,13 @@ seconds the first time. The exit code is 1 if something is broken.`,
 	return cmd
 }
 
-func (a *app) printChecks(checks []dayfly.Check) error {
-	var rows [][]string
+// unfit says whether a host is not good enough: something is broken, or strictly
+// anything but good.
+func unfit(checks []dayfly.Check, strict bool) bool {
 	for _, c := range checks {
-		rows = append(rows, []string{marks[c.Status] + " " + c.Name, c.Detail})
-		if c.Remedy != "" {
-			rows = append(rows, []string{"", "→ " + c.Remedy})
+		if c.Status == dayfly.Broken || strict && c.Status != dayfly.Good {
+			return true
 		}
 	}
-	return table(a.stdout, rows...)
+	return false
 }

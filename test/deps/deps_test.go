@@ -47,7 +47,7 @@ var layers = []layer{
 	},
 	{
 		name: "mechanisms", why: "a mechanism does one thing and never knows another mechanism: node puts them together",
-		in:  []string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template", "store"},
+		in:  []string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template", "store", "host"},
 		may: words,
 	},
 	{
@@ -67,7 +67,7 @@ var layers = []layer{
 	{
 		name: "assembly", why: "node puts the mechanisms of a host together; drivers are handed to it",
 		in:  []string{"node"},
-		may: append([]string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template"}, words...),
+		may: append([]string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template", "host"}, words...),
 	},
 	{
 		name: "assembly", why: "control decides over what the store remembers and what a node does; the node is handed to it",
