@@ -8,11 +8,12 @@ import (
 
 // dynmods asks for control groups in which processes move fast. Since Linux 6.0
 // (6a010a49b63a) a move waits for a grace period of RCU unless a hierarchy is
-// mounted with favordynmods: 7 ms measured with 2 idle CPUs on Linux 6.18, more
-// on larger hosts; once for the group of a jail, and once more where KVM_CREATE_VM starts the thread that recovers huge pages:
-// "may incur 100ms+ latency", below 1 ms without (the series that added
-// nx_huge_pages=never to Linux 6.1). The other side of it, by the kernel's
-// documentation: each fork and exit on the host gets a little slower.
+// mounted with favordynmods: 7 ms measured with 2 CPUs on Linux 6.18, more on
+// larger hosts; once for the group of a jail, and once more where KVM_CREATE_VM
+// starts the thread that recovers huge pages: "may incur 100ms+ latency", below
+// 1 ms without (the series that added nx_huge_pages=never to Linux 6.1). The
+// other side of it, by the kernel's documentation: each fork and exit on the
+// host gets a little slower.
 // https://docs.kernel.org/admin-guide/cgroup-v2.html#mounting
 func (h Host) dynmods() dayfly.Check {
 	groups := h.groups()

@@ -2,6 +2,7 @@ package host
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/dayfly/dayfly"
 )
@@ -21,7 +22,7 @@ func (h Host) ksm() dayfly.Check {
 		remedy: "echo 2 > /sys/kernel/mm/ksm/run; for good: systemctl disable --now ksm ksmtuned",
 	}
 	if shared, _ := h.number("sys/kernel/mm/ksm/pages_sharing"); shared > 0 {
-		f.cost += fmt.Sprintf("; it saves %d MiB now", shared*4>>10)
+		f.cost += fmt.Sprintf("; it saves %d MiB now", shared*int64(os.Getpagesize())>>20)
 	}
 	return lacking(f)
 }
