@@ -9,6 +9,7 @@ type Spec struct {
 	Snapshot  string            `json:"snapshot,omitempty"`   // name or id of a snapshot to start from, instead of an image; cpus, memory, disk and accel are then the snapshot's
 	Name      string            `json:"name,omitempty"`       // a label of the caller's; also the host name where it can be one
 	CPUs      int               `json:"cpus,omitempty"`       // virtual CPUs; default 1
+	CPULimit  float64           `json:"cpu_limit,omitempty"`  // processors' time that the machine may use at most, such as 0.25; 0: as many as CPUs
 	MemoryMiB int               `json:"memory_mib,omitempty"` // guest RAM; default 512
 	DiskMiB   int               `json:"disk_mib,omitempty"`   // size of the private disk; sparse, so it costs what is written; default 8192
 	Env       map[string]string `json:"env,omitempty"`        // added to the image's environment for every process
@@ -18,7 +19,7 @@ type Spec struct {
 	Cold      bool              `json:"cold,omitempty"`       // boot a kernel even where a faster start is possible
 	Keep      bool              `json:"keep,omitempty"`       // the disk outlives machine and server: then stopped or failed, never deleted unasked
 	Timeout   int               `json:"timeout_s,omitempty"`  // seconds from each start until OnTimeout is done; 0: never
-	OnTimeout Action            `json:"on_timeout,omitempty"` // delete, stop or pause; default delete
+	OnTimeout Action            `json:"on_timeout,omitempty"` // delete, stop or pause; default delete, or stop for one that is to be kept
 
 	// Of servers; a process that ends with its workspaces refuses them.
 	Metadata     map[string]string `json:"metadata,omitempty"`       // the caller's own; can be searched for
@@ -39,6 +40,17 @@ const (
 	StopIt   Action = "stop"
 	PauseIt  Action = "pause"
 )
+
+// AtTimeout is what becomes of the workspace when its time is up.
+func (s Spec) AtTimeout() Action {
+	switch {
+	case s.OnTimeout != "":
+		return s.OnTimeout
+	case s.Keep:
+		return StopIt
+	}
+	return DeleteIt
+}
 
 // Idle is the rule for a workspace that nobody uses: no call to its in-guest
 // API is under way, and none, nor a keep-alive, was for so many seconds. 0:
@@ -81,7 +93,8 @@ const (
 	DefaultDiskMiB   = 8 << 10
 
 	MaxCPUs      = 32
-	MinMemoryMiB = 128 // a stock distribution kernel with its initramfs does not come up in 64
+	MinCPULimit  = 0.05 // below that a guest's clock stands still for longer than its kernel takes for sound
+	MinMemoryMiB = 128  // a stock distribution kernel with its initramfs does not come up in 64
 	MaxMemoryMiB = 64 << 10
 	MinDiskMiB   = 64
 	MaxDiskMiB   = 2 << 20
@@ -121,6 +134,8 @@ func (s Spec) Normal() (Spec, error) {
 		return s, Errorf(Invalid, "name must be at most %d printable bytes", maxNameLen)
 	case s.Accel != Auto && s.Accel != KVM && s.Accel != TCG:
 		return s, Errorf(Invalid, "accel is %q: use auto, kvm or tcg", s.Accel)
+	case !s.limitFits():
+		return s, Errorf(Invalid, "cpu_limit is %g: use %g to %d, the number of cpus, or 0 for as much as they give", s.CPULimit, MinCPULimit, s.CPUs)
 	case s.Timeout < 0:
 		return s, Errorf(Invalid, "timeout is %d s: use 0 for none or a positive number", s.Timeout)
 	}
@@ -138,6 +153,16 @@ func (s Spec) Normal() (Spec, error) {
 		}
 	}
 	return s, s.checkEnv()
+}
+
+// limitFits says whether CPULimit is one. How many CPUs a snapshot has is not
+// known here.
+func (s Spec) limitFits() bool {
+	most := s.CPUs
+	if s.Snapshot != "" {
+		most = MaxCPUs
+	}
+	return s.CPULimit == 0 || s.CPULimit >= MinCPULimit && s.CPULimit <= float64(most)
 }
 
 func (s Spec) checkEnv() error {

@@ -57,9 +57,13 @@ type Node interface {
 	Update(ctx context.Context, id dayfly.ID, spec dayfly.Spec) (dayfly.Workspace, error)
 	Delete(ctx context.Context, id dayfly.ID) error
 	Get(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error)
+	// Ours lists the workspaces that this process runs, or may take: all but those
+	// that another process runs.
+	Ours(ctx context.Context) ([]dayfly.Workspace, error)
 	Dial(ctx context.Context, id dayfly.ID, port uint16) (net.Conn, error)
 	Console(ctx context.Context, id dayfly.ID) ([]byte, error)
 	Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error)
+	Snapshots(ctx context.Context) ([]dayfly.Snapshot, error)
 	GetSnapshot(ctx context.Context, ref string) (dayfly.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, ref string) error
 }

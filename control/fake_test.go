@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -347,6 +348,15 @@ func (n *fakeNode) Get(_ context.Context, id dayfly.ID) (dayfly.Workspace, error
 	return w.Workspace, nil
 }
 
+func (n *fakeNode) Ours(ctx context.Context) (list []dayfly.Workspace, _ error) {
+	for _, id := range n.ids() {
+		if ws, err := n.Get(ctx, id); err == nil && ws.State != dayfly.Creating {
+			list = append(list, ws)
+		}
+	}
+	return list, nil
+}
+
 // ids are those of all workspaces, sorted.
 func (n *fakeNode) ids() []dayfly.ID {
 	n.mu.Lock()
@@ -434,6 +444,12 @@ func (n *fakeNode) Snapshot(ctx context.Context, id dayfly.ID, name string) (day
 	defer n.mu.Unlock()
 	n.snaps[sn.ID] = sn
 	return sn, nil
+}
+
+func (n *fakeNode) Snapshots(context.Context) ([]dayfly.Snapshot, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Values(n.snaps)), nil
 }
 
 func (n *fakeNode) GetSnapshot(_ context.Context, ref string) (dayfly.Snapshot, error) {

@@ -62,7 +62,7 @@ func (k *keeper) entered(was dayfly.State) {
 		k.touch()
 		return
 	}
-	k.c.log.Info("workspace state", "workspace", k.id, "state", k.rec.State, "reason", k.rec.Reason)
+	k.c.log.Debug("record", "workspace", k.id, "state", k.rec.State, "reason", k.rec.Reason)
 	switch k.rec.State {
 	case dayfly.Running:
 		k.touch(k.event(dayfly.WorkspaceRunning, k.actor()))

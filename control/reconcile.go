@@ -18,9 +18,10 @@ import (
 //	any                          has none          failed: the host lost it
 //	any                          has it            what the node says
 //	running                      running           nothing: it went on, and so do its rules
+//	none                         has it            recorded, in the default namespace
 //
-// Then restart policies start what is stopped or failed. What the node has and
-// the store does not know belongs to another process and is left alone.
+// Then restart policies start what is stopped or failed. What another process
+// runs is left alone.
 
 // settle reconciles every record, as often as it takes.
 func (c *Control) settle(ctx context.Context) {
@@ -52,6 +53,12 @@ func (c *Control) reconcile(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	if records, err = c.findWorkspaces(ctx, records); err != nil {
+		return 0, err
+	}
+	if err := c.findSnapshots(ctx, records, snapshots); err != nil {
+		return 0, err
+	}
 	for _, r := range records {
 		k := c.keep(r)
 		k.mail.take() // older than the answer
@@ -59,14 +66,7 @@ func (c *Control) reconcile(ctx context.Context) (int, error) {
 		k.resume(ws, err)
 		k.begin()
 	}
-	for _, sn := range snapshots { // one whose deletion was cut short
-		if _, err := c.node.GetSnapshot(ctx, string(sn.ID)); dayfly.KindOf(err) != dayfly.NotFound {
-			continue
-		}
-		if err := c.db.DeleteSnapshot(ctx, sn.ID, c.snapshotEvent(ctx, dayfly.SnapshotDeleted, sn.Namespace, sn.Snapshot)); err != nil {
-			c.log.Warn("record of a snapshot that is gone", "snapshot", sn.ID, "err", c.counted(err))
-		}
-	}
+	c.forgetSnapshots(ctx, snapshots)
 	return len(records), nil
 }
 

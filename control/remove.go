@@ -92,7 +92,7 @@ func (k *keeper) erased(err error) {
 		p.done(notFound(k.id))
 	}
 	k.rec.State, k.rec.Reason, k.rec.Ready = dayfly.Deleted, "", false
-	k.c.log.Info("workspace state", "workspace", k.id, "state", k.rec.State)
+	k.c.log.Debug("record", "workspace", k.id, "state", k.rec.State)
 	k.touch(k.event(dayfly.WorkspaceDeleted, k.deletion.actor))
 	k.await(func(error) { k.told(nil) })
 }

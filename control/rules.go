@@ -43,7 +43,7 @@ func (k *keeper) plan() []rule {
 	}
 	ws := &k.rec.Workspace
 	running := ws.State == dayfly.Running
-	if ws.ExpiresAt != nil && (running || ws.State == dayfly.Failed && ws.Spec.OnTimeout != dayfly.StopIt && ws.Spec.OnTimeout != dayfly.PauseIt) {
+	if ws.ExpiresAt != nil && (running || ws.State == dayfly.Failed && ws.Spec.AtTimeout() == dayfly.DeleteIt) {
 		add("timeout", *ws.ExpiresAt, (*keeper).expire)
 	}
 	used := k.use.last(k.c.now)
@@ -134,7 +134,7 @@ func (c *Control) isClosing() bool {
 
 // expire does what is to be done when the time is up.
 func (k *keeper) expire() {
-	switch k.rec.Spec.OnTimeout {
+	switch k.rec.Spec.AtTimeout() {
 	case dayfly.StopIt:
 		k.rest(halting{verb: "stop", to: dayfly.Stopped, do: k.c.node.Stop, reason: "its time was up"})
 	case dayfly.PauseIt:

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -107,7 +108,17 @@ func (k *keeper) allows(p placement) error {
 }
 
 func (k *keeper) refusal(verb string, s dayfly.State) error {
-	return dayfly.Errorf(dayfly.Conflict, "%s: workspace %s is %s", verb, k.id, s)
+	return dayfly.Errorf(dayfly.Conflict, "workspace %s is %s: %s", k.id, s, cmp.Or(remedies[verb], "it cannot "+verb+" now"))
+}
+
+// remedies say, by verb, what state it takes.
+var remedies = map[string]string{
+	"start":    "only a stopped, paused or failed one can be started",
+	"resume":   "only a paused one can be resumed",
+	"fork":     "only a running one can be copied",
+	"snapshot": "only a running one can be copied",
+	"pause":    "only a running one can be paused",
+	"stop":     "only a running, paused or failed one can be stopped",
 }
 
 // free returns a Conflict if something is under way already.
