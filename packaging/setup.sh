@@ -100,6 +100,7 @@ wants() {
 		gcc gcc
 		have_libc libc6-dev
 		have_venv python3-venv
+		curl curl
 		have_postgres postgresql
 		mkfs.xfs xfsprogs
 		mkfs.btrfs btrfs-progs

@@ -40,6 +40,7 @@ var (
 	btrfs       = &capability{name: "btrfs", remedy: setupTest, probe: fileSystem("btrfs")}
 	mmdebstrap  = &capability{name: "mmdebstrap", remedy: setupTest, probe: tool("mmdebstrap")}
 	python      = &capability{name: "python", remedy: setupTest, probe: tool("python3")}
+	curl        = &capability{name: "curl", remedy: setupTest, probe: tool("curl")}
 	postgresql  = &capability{name: "postgres", remedy: setupTest, probe: probePostgres}
 	qemu        = &capability{name: "qemu", remedy: setupTest, probe: probeQEMU}
 	firecracker = &capability{name: "firecracker", remedy: "run dayfly setup firecracker", probe: probeFirecracker}
@@ -49,7 +50,7 @@ var (
 	kernelSrc   = &capability{name: "kernel-source", remedy: "run packaging/setup.sh kernel", probe: probeKernelSource}
 	state       = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
 
-	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, postgresql, qemu, firecracker, kvm, vhostVsock, kernelDeb, kernelSrc, jail, state}
+	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, curl, postgresql, qemu, firecracker, kvm, vhostVsock, kernelDeb, kernelSrc, jail, state}
 )
 
 // Root needs the test to run as root.
@@ -76,6 +77,9 @@ func Mmdebstrap(t testing.TB) string { t.Helper(); return mmdebstrap.require(t) 
 
 // Python needs a Python 3 on this host and returns its path.
 func Python(t testing.TB) string { t.Helper(); return python.require(t) }
+
+// Curl needs curl, and returns its path.
+func Curl(t testing.TB) string { t.Helper(); return curl.require(t) }
 
 // Postgres needs PostgreSQL's server, and returns the directory of its programs.
 // The package test/postgres starts one.
