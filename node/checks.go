@@ -1,11 +1,13 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +31,9 @@ var checks = []struct {
 // machines is the subject of what runs them.
 const machines = "machines"
 
+// order is that of the subjects.
+var order = []string{machines, host.Processors, host.Memory, host.Starts, host.Limits, host.Rights, host.Storage}
+
 // Checks says line by line what this host can do and what to do about each
 // lack. KVM is proved by running a guest, which may take seconds the first time.
 func (n *Node) Checks(ctx context.Context) []dayfly.Check {
@@ -38,7 +43,11 @@ func (n *Node) Checks(ctx context.Context) []dayfly.Check {
 		line.Subject, line.Name = c.subject, c.name
 		list = append(list, line)
 	}
-	return append(list, host.Host{Dir: n.Dir}.Checks()...)
+	list = append(list, host.Host{Dir: n.Dir}.Checks()...)
+	slices.SortStableFunc(list, func(a, b dayfly.Check) int {
+		return cmp.Compare(slices.Index(order, a.Subject), slices.Index(order, b.Subject))
+	})
+	return list
 }
 
 func good(format string, args ...any) dayfly.Check {
