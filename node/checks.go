@@ -61,7 +61,10 @@ func lacking(detail, remedy string) dayfly.Check {
 func broken(err error) dayfly.Check {
 	var e *dayfly.Error
 	if errors.As(err, &e) {
-		what, remedy, _ := strings.Cut(e.Msg, ": ")
+		what, remedy := e.Msg, ""
+		if i := strings.LastIndex(e.Msg, ": "); i >= 0 { // what to do comes last
+			what, remedy = e.Msg[:i], e.Msg[i+2:]
+		}
 		return dayfly.Check{Status: dayfly.Broken, Detail: what, Remedy: remedy}
 	}
 	return dayfly.Check{Status: dayfly.Broken, Detail: err.Error()}
