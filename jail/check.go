@@ -15,10 +15,11 @@ import (
 // limits hold in it. The running program must call Enter, or o name one that
 // does.
 func Check(ctx context.Context, o Options) []dayfly.Check {
-	return []dayfly.Check{checkJail(ctx, o), checkGroups(o)}
+	return []dayfly.Check{CheckJail(ctx, o), CheckLimits(o)}
 }
 
-func checkJail(ctx context.Context, o Options) dayfly.Check {
+// CheckJail says whether this host can set a jail up.
+func CheckJail(ctx context.Context, o Options) dayfly.Check {
 	c := dayfly.Check{Name: "jail"}
 	began := time.Now()
 	if err := try(ctx, o); err != nil {
@@ -56,7 +57,8 @@ var withoutLimit = map[string]string{
 	"pids":   "the number of threads is bounded by the user's limit alone",
 }
 
-func checkGroups(o Options) dayfly.Check {
+// CheckLimits says which limits hold on this host.
+func CheckLimits(o Options) dayfly.Check {
 	c := dayfly.Check{Name: "cgroups"}
 	if o.Cgroup == "" {
 		o.Cgroup = defaultGroup

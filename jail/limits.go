@@ -154,3 +154,27 @@ func disk(path string) (string, error) {
 	}
 	return strings.TrimSpace(string(b)), nil
 }
+
+// OutOfMemory reports whether the kernel has killed what runs in the jail, or
+// some of it, because it needed more than its limit. Ask before Close.
+func (j *Jail) OutOfMemory() bool {
+	if j.pool.off {
+		return false
+	}
+	dir, ok := j.group.dir("memory")
+	if !ok {
+		return false
+	}
+	for _, file := range []string{"memory.events", "memory.oom_control"} { // of version 2 and 1
+		b, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(b)) {
+			if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok && n != "0" {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -26,6 +26,7 @@ type Pool struct {
 	mu     sync.Mutex // guards what follows
 	want   []ahead
 	ready  []*Jail
+	making *making // a jail that fill is about to add, or nil
 	closed bool
 
 	wake    chan struct{}
@@ -37,6 +38,12 @@ type Pool struct {
 type ahead struct {
 	shape Shape
 	count int
+}
+
+// making is a jail in the making.
+type making struct {
+	shape Shape
+	done  chan struct{}
 }
 
 // Open takes the directory and finds out what the host offers. Only root can:
@@ -130,6 +137,9 @@ func (p *Pool) Take(ctx context.Context, s Spec) (_ *Jail, err error) {
 	}
 	s.Limits.Processes = processes(s.Limits)
 	j := p.waiting(s.Shape)
+	if j == nil && p.awaitMade(ctx, s.Shape) {
+		j = p.waiting(s.Shape)
+	}
 	if j == nil {
 		if j, err = p.make(ctx, s.Shape); err != nil {
 			return nil, err
@@ -140,6 +150,23 @@ func (p *Pool) Take(ctx context.Context, s Spec) (_ *Jail, err error) {
 		return nil, errors.Join(err, j.Close())
 	}
 	return j, nil
+}
+
+// awaitMade waits for a jail of the shape that is being made ahead just now,
+// which is sooner there than another one would be. It reports false if there is
+// none.
+func (p *Pool) awaitMade(ctx context.Context, s Shape) bool {
+	p.mu.Lock()
+	m := p.making
+	p.mu.Unlock()
+	if m == nil || !m.shape.same(s) {
+		return false
+	}
+	select {
+	case <-m.done:
+	case <-ctx.Done(): // which make will see, too
+	}
+	return true
 }
 
 // waiting takes a jail out of the pool. One whose first process has died
@@ -192,16 +219,31 @@ func (p *Pool) fill(ctx context.Context) {
 			if !first && !wait(ctx, refillAfter) {
 				return
 			}
-			j, err := p.make(ctx, shape)
-			if err != nil {
+			if err := p.makeAhead(ctx, shape); err != nil {
 				if ctx.Err() == nil {
 					p.log.Warn("no jail could be made ahead", "program", shape.Program, "err", err)
 				}
 				break // until the next Take, which will say so
 			}
-			p.keep(j)
 		}
 	}
+}
+
+// makeAhead adds a jail to those that wait.
+func (p *Pool) makeAhead(ctx context.Context, s Shape) error {
+	m := &making{s, make(chan struct{})}
+	p.mu.Lock()
+	p.making = m
+	p.mu.Unlock()
+	j, err := p.make(ctx, s)
+	if err == nil {
+		p.keep(j)
+	}
+	p.mu.Lock()
+	p.making = nil
+	p.mu.Unlock()
+	close(m.done)
+	return err
 }
 
 // missing is a shape of which too few wait; first, if none of any shape does.

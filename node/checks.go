@@ -24,7 +24,8 @@ var checks = []struct {
 	{machines, "vmm", (*Node).checkVMM},
 	{machines, "kernel", (*Node).checkKernel},
 	{machines, "kvm", (*Node).checkKVM},
-	{host.Limits, "cgroups", (*Node).checkCgroups},
+	{machines, "jail", (*Node).checkJail},
+	{host.Limits, "cgroups", (*Node).checkLimits},
 	{host.Storage, "reflink", (*Node).checkReflink},
 }
 
@@ -102,23 +103,6 @@ func (n *Node) checkKVM(ctx context.Context) dayfly.Check {
 		return lacking("no guest runs on it: "+reason+"; software emulation is used", "a host with hardware virtualisation, or nested virtualisation switched on")
 	}
 	return good("a guest ran on it")
-}
-
-func (*Node) checkCgroups(context.Context) dayfly.Check {
-	b, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
-	if err != nil {
-		return lacking("no cgroup v2 hierarchy at /sys/fs/cgroup", "boot the host with systemd.unified_cgroup_hierarchy=1")
-	}
-	var missing []string
-	for _, c := range []string{"cpu", "io", "memory", "pids"} {
-		if !strings.Contains(" "+strings.TrimSpace(string(b))+" ", " "+c+" ") {
-			missing = append(missing, c)
-		}
-	}
-	if missing != nil {
-		return lacking("cgroup v2 without "+strings.Join(missing, ", "), "enable these controllers for the host")
-	}
-	return good("v2 with %s", strings.TrimSpace(string(b)))
 }
 
 func (n *Node) checkReflink(context.Context) dayfly.Check {

@@ -42,6 +42,6 @@ func (s *start) claim(ctx context.Context) error {
 	if err := os.RemoveAll(s.spare.props); err != nil {
 		return err
 	}
-	s.parts.machine, s.parts.session, s.parts.memory = s.spare.machine, s.spare.session, s.spare.memory
+	s.parts.machine, s.parts.cell, s.parts.session, s.parts.memory = s.spare.machine, s.spare.cell, s.spare.session, s.spare.memory
 	return nil
 }

@@ -175,6 +175,9 @@ func (n *Node) fromSnapshot(ctx context.Context, c creation) (dayfly.Workspace, 
 	merged := s.Spec
 	merged.Image, merged.Snapshot = "", spec.Snapshot
 	merged.Name, merged.Cold, merged.Keep = spec.Name, spec.Cold, spec.Keep
+	if spec.CPULimit > 0 {
+		merged.CPULimit = spec.CPULimit
+	}
 	merged.Timeout, merged.OnTimeout = spec.Timeout, spec.OnTimeout
 	// What rules a workspace is its own maker's to say.
 	merged.Metadata, merged.Idle, merged.Restart, merged.RemoveOnExit = spec.Metadata, spec.Idle, spec.Restart, spec.RemoveOnExit

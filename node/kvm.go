@@ -117,7 +117,7 @@ func (n *Node) proveKVM(ctx context.Context, boot kernel.Boot) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, home.remove()) }()
-	m, err := n.Driver.Launch(ctx, vmm.Config{
+	m, _, err := n.launch(ctx, vmm.Config{
 		ID: string(home.id), Dir: home.dir, Accel: dayfly.KVM, CPUs: 1, MemoryMiB: dayfly.DefaultMemoryMiB,
 		Kernel: boot.Vmlinux, Initramfs: boot.Initramfs, Cmdline: boot.Cmdline,
 	})

@@ -33,8 +33,10 @@ import (
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/image"
+	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
+	"github.com/dayfly/dayfly/node/cell"
 	"github.com/dayfly/dayfly/template"
 	"github.com/dayfly/dayfly/vmm"
 )
@@ -67,6 +69,13 @@ type Config struct {
 	// of specs are not looked at.
 	Outlive bool
 
+	// Jail is how machines are jailed, each in one of its own. Nil: they have the
+	// rights of this process, and no limits but those of their guest.
+	Jail *jail.Options
+
+	// IO bounds what each machine may read and write. It needs Jail.
+	IO IO
+
 	// Changed is told of every change of a workspace, in order, by its owner: it
 	// must return soon and ask nothing of that workspace. Nil: nobody is told.
 	Changed func(dayfly.Workspace)
@@ -97,6 +106,7 @@ type Node struct {
 	kvm       *verdict
 	templates *template.Store
 	standby   *pool
+	cells     *cell.Block // nil: machines live in no jails
 
 	mu     sync.Mutex
 	own    map[dayfly.ID]*workspace
@@ -126,6 +136,12 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 			w.lock.release()
 		}
 		return nil, fmt.Errorf("node: sweep: %w", err)
+	}
+	if err := n.openCells(ctx); err != nil { // when machines that nobody is to have are gone
+		for _, w := range found {
+			w.lock.release()
+		}
+		return nil, err
 	}
 	n.takeOverAll(found)
 	n.standby = newPool(n, c.Standby)
@@ -312,5 +328,9 @@ func (n *Node) Close() error {
 		wg.Go(func() { errs[i] = w.close() })
 	}
 	wg.Wait()
-	return errors.Join(append(errs, n.standby.close())...)
+	errs = append(errs, n.standby.close())
+	if n.cells != nil {
+		errs = append(errs, n.cells.Close())
+	}
+	return errors.Join(errs...)
 }

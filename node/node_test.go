@@ -35,7 +35,7 @@ func TestStartRunsEveryRowAndTimesIt(t *testing.T) {
 	for _, s := range ws.Timeline {
 		names = append(names, s.Within+"/"+s.Name)
 	}
-	want := []string{"/home", "/image", "/kernel", "/template", "/disk", "/vmm", "/boot", "/init", "init/crypt[31m"}
+	want := []string{"/home", "/image", "/kernel", "/template", "/disk", "/vmm", "/boot", "/init", "init/crypt[31m", "/limits"}
 	if !slices.Equal(names, want) {
 		t.Errorf("stages are %q, want %q", names, want)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/dayfly/dayfly/image"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
+	"github.com/dayfly/dayfly/node/cell"
 	"github.com/dayfly/dayfly/template"
 	"github.com/dayfly/dayfly/vmm"
 )
@@ -106,7 +107,7 @@ func (n *Node) buildPrepared(ctx context.Context, key template.Key, boot kernel.
 	if err != nil {
 		return p, err
 	}
-	m, err := n.launchFrom(ctx, home, base, boot, []vmm.Drive{{Path: lease.Path, ReadOnly: true}, {Path: private.path}})
+	m, _, err := n.launchFrom(ctx, home, base, boot, []vmm.Drive{{Path: lease.Path, ReadOnly: true}, {Path: private.path}})
 	if err != nil {
 		return p, err
 	}
@@ -174,8 +175,8 @@ func copyRAM(ctx context.Context, m vmm.Machine, memory *os.File) (err error) {
 }
 
 // launchFrom restores a template in a directory that is no workspace's.
-func (n *Node) launchFrom(ctx context.Context, home *scratch, t *template.Template, boot kernel.Boot, drives []vmm.Drive) (vmm.Machine, error) {
-	return n.Driver.Launch(ctx, vmm.Config{
+func (n *Node) launchFrom(ctx context.Context, home *scratch, t *template.Template, boot kernel.Boot, drives []vmm.Drive) (vmm.Machine, *cell.Cell, error) {
+	return n.launch(ctx, vmm.Config{
 		ID: string(home.id), Dir: home.dir, Accel: t.Key.Accel, CPUs: t.Key.CPUs, MemoryMiB: t.Key.MemoryMiB,
 		Kernel: boot.Vmlinux, Initramfs: boot.Initramfs, Cmdline: boot.Cmdline,
 		Drives: drives, Memory: vmm.Memory{File: t.Memory}, State: t.State,
@@ -216,7 +217,7 @@ func (n *Node) newPreparedSpare(ctx context.Context, key template.Key, boot kern
 	if err != nil {
 		return nil, err
 	}
-	s.machine, err = n.launchFrom(ctx, s.home, t, boot, []vmm.Drive{{Path: lease.Path, ReadOnly: true}, {Path: private.path}})
+	s.machine, s.cell, err = n.launchFrom(ctx, s.home, t, boot, []vmm.Drive{{Path: lease.Path, ReadOnly: true}, {Path: private.path}})
 	if err != nil {
 		return nil, err
 	}

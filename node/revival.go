@@ -33,6 +33,7 @@ var revival = []row{
 	{"vmm", (*start).machine}, // which loads the memory while the VMM starts
 	{"boot", (*start).hello},
 	{"renew", (*start).renew},
+	{"limits", (*start).limits}, // before its processes go on
 	{"thaw", (*start).thaw},
 }
 
@@ -90,6 +91,7 @@ func (s *start) saved(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	s.w.node.expectOne(dayfly.Accel(made.Accel))
 	s.ws.Accel, s.ws.Kernel, s.parts.made = dayfly.Accel(made.Accel), made.Kernel, made
 	s.ws.StartKind, s.ws.StartNote = s.origin.kind, ""
 	s.ws.Spec.CPUs, s.ws.Spec.MemoryMiB = made.CPUs, made.MemoryMiB // which an Update may have changed since

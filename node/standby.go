@@ -18,6 +18,7 @@ import (
 	"github.com/dayfly/dayfly/guest"
 	"github.com/dayfly/dayfly/image"
 	"github.com/dayfly/dayfly/kernel"
+	"github.com/dayfly/dayfly/node/cell"
 	"github.com/dayfly/dayfly/template"
 	"github.com/dayfly/dayfly/vmm"
 )
@@ -54,6 +55,7 @@ type spare struct {
 	key     template.Key
 	memory  *os.File
 	machine vmm.Machine
+	cell    *cell.Cell
 	session *guest.Session
 	made    time.Time
 
@@ -381,7 +383,7 @@ func (n *Node) newEmptySpare(ctx context.Context, key template.Key, boot kernel.
 	if err != nil {
 		return nil, err
 	}
-	if s.machine, err = n.launchFrom(ctx, s.home, base, boot, props.drives()); err != nil {
+	if s.machine, s.cell, err = n.launchFrom(ctx, s.home, base, boot, props.drives()); err != nil {
 		return nil, err
 	}
 	setNice(s.machine.PID(), politeness)

@@ -37,6 +37,7 @@ var startup = []row{
 	{"vmm", (*start).machine},
 	{"boot", (*start).hello},
 	{"init", (*start).init},
+	{"limits", (*start).limits},
 }
 
 // start is one run through the table.
@@ -72,6 +73,9 @@ const (
 // error it takes back every row: a workspace that is new is gone, and another is
 // what it was before.
 func (w *workspace) start(ctx context.Context, c clock, from *origin) (err error) {
+	if err := w.node.mayLimit(w.view.Load().Spec); err != nil {
+		return staged("limits", err)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w.cancel.Store(&cancel)
@@ -264,6 +268,9 @@ func (s *start) template(ctx context.Context) (err error) {
 	if s.ws.Accel, err = s.w.node.accel(ctx, spec.Accel, s.boot); err != nil {
 		return err
 	}
+	if s.spare == nil {
+		s.w.node.expectOne(s.ws.Accel)
+	}
 	key, err := s.w.node.templateKey(ctx, s.ws.Accel, s.boot, spec.CPUs, spec.MemoryMiB)
 	if err != nil {
 		return err
@@ -387,12 +394,12 @@ func (s *start) launch(ctx context.Context) error {
 		State:     s.state,
 		Orphan:    s.w.node.Outlive,
 	}
-	m, err := s.w.node.Driver.Launch(ctx, c)
+	m, in, err := s.w.node.launch(ctx, c)
 	if err != nil {
 		return err
 	}
 	s.back.Push("vmm", func(context.Context) error { return m.Close() })
-	s.parts.machine = m
+	s.parts.machine, s.parts.cell = m, in
 	return nil
 }
 

@@ -144,6 +144,9 @@ func (w *workspace) lose(err error, ended string) {
 	if w.node.KillOrphans != nil { // one that does not answer runs still
 		errs = append(errs, w.node.KillOrphans(context.Background(), w.dir))
 	}
+	if w.node.cells != nil {
+		errs = append(errs, w.node.cells.Sweep(context.Background()))
+	}
 	errs = append(errs, snapshot.Sweep(filepath.Join(w.dir, pausesDir)),
 		w.become(dayfly.Failed, func(ws *dayfly.Workspace) { ws.Reason = reason }))
 	if err := errors.Join(errs...); err != nil {
@@ -154,7 +157,7 @@ func (w *workspace) lose(err error, ended string) {
 func (t *takeover) machine(ctx context.Context) error {
 	m, err := t.w.node.Driver.Adopt(ctx, vmm.Config{
 		ID: string(t.w.id), Dir: t.w.dir, Accel: t.ws.Accel, CPUs: t.parts.made.CPUs, MemoryMiB: t.parts.made.MemoryMiB,
-		Drives: []vmm.Drive{readable: {ReadOnly: true}, writable: {}}, Orphan: true,
+		Drives: []vmm.Drive{readable: {ReadOnly: true}, writable: {}}, Orphan: true, Spawner: t.w.node.spawner(),
 	})
 	if err != nil {
 		return err

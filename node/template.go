@@ -141,7 +141,7 @@ func (n *Node) buildBase(ctx context.Context, key template.Key, boot kernel.Boot
 	if err != nil {
 		return p, fmt.Errorf("node: rehearsal: %w", err)
 	}
-	m, err := n.Driver.Launch(ctx, vmm.Config{
+	m, _, err := n.launch(ctx, vmm.Config{
 		ID: string(home.id), Dir: home.dir, Accel: key.Accel, CPUs: key.CPUs, MemoryMiB: key.MemoryMiB,
 		Kernel: boot.Vmlinux, Initramfs: boot.Initramfs, Cmdline: boot.Cmdline,
 		Drives: props.drives(), Memory: vmm.Memory{File: memory, Shared: true},

@@ -16,6 +16,7 @@ import (
 	"github.com/dayfly/dayfly/disk"
 	"github.com/dayfly/dayfly/guest"
 	"github.com/dayfly/dayfly/image"
+	"github.com/dayfly/dayfly/node/cell"
 	"github.com/dayfly/dayfly/snapshot"
 	"github.com/dayfly/dayfly/vmm"
 )
@@ -51,6 +52,7 @@ type parts struct {
 	lease   *image.Lease
 	memory  *os.File // what the machine's RAM began as, or nil
 	machine vmm.Machine
+	cell    *cell.Cell // what it lives in; nil: in no jail, or another process put it there
 	session *guest.Session
 	made    snapshot.Machine // what a copy of the machine's state depends on
 	orphan  bool             // the machine outlives this process
@@ -202,7 +204,7 @@ func (w *workspace) run() {
 // expire does what is to be done when the workspace's time is over.
 func (w *workspace) expire() {
 	w.expires = nil
-	action, do := w.view.Load().Spec.OnTimeout, w.delete
+	action, do := w.view.Load().Spec.AtTimeout(), w.delete
 	switch action {
 	case dayfly.StopIt:
 		do = w.stop

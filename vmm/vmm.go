@@ -53,6 +53,10 @@ type Config struct {
 	// Orphan lets the VMM outlive the process that launched it, for another one
 	// to Adopt. Otherwise the kernel kills it with that process.
 	Orphan bool
+
+	// Spawner starts the VMM's process, and finds it again for Adopt. Nil: it is
+	// a child like any other, with this process's rights.
+	Spawner Spawner
 }
 
 // Drive is one virtio block device backed by files. Two running machines never
@@ -99,7 +103,7 @@ type Driver interface {
 	Launch(ctx context.Context, c Config) (Machine, error)
 
 	// Adopt takes over a machine that was launched as an Orphan and is alone. Of
-	// c it looks at ID, Dir, Accel, CPUs, MemoryMiB, and at how many Drives there
+	// c it looks at ID, Dir, Accel, CPUs, MemoryMiB, Spawner, and at how many Drives there
 	// are and which of them are ReadOnly: what is behind them the machine knows
 	// (Machine.Drive). No file outside of Dir need be there any more. One that its
 	// last owner had paused is still paused; one whose guest has ended meanwhile is

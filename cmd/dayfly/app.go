@@ -23,6 +23,7 @@ type app struct {
 	lookupEnv      func(string) (string, bool)
 
 	state, host, logLevel, keyFile, namespace string
+	jail                                      string // of the server inside: on or off; empty: on for root
 
 	at         *place                                              // where the server is, once that has been asked
 	asked      bool                                                // there is a client of it, and it is not in this process
@@ -69,6 +70,7 @@ encrypted disk, from any OCI image, thrown away without a trace.`,
 		SilenceErrors: true, SilenceUsage: true,
 		Version: dayfly.Version,
 	}
+	a.jail = a.getenv("DAYFLY_JAIL")
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.state, "state", a.defaultState(), "`DIR` of images, kernels and workspaces [DAYFLY_STATE]")
 	flags.StringVar(&a.host, "host", "", "`ADDRESS` of a server, unix:///path, http://host:port or https://host:port; none: one inside this process; also --server [DAYFLY_SERVER, DAYFLY_HOST]")

@@ -27,6 +27,7 @@ type serveConfig struct {
 	Ephemeral bool        `yaml:"ephemeral"` // workspaces end with the server
 	VMM       string      `yaml:"vmm"`       // auto, qemu or firecracker
 	Jail      string      `yaml:"jail"`      // on or off
+	IO        ioBounds    `yaml:"io"`
 	Starts    startBounds `yaml:"starts"`
 	Webhooks  struct {
 		Private bool `yaml:"private"` // may go to loopback and private addresses
@@ -52,6 +53,12 @@ func (f tlsFiles) given() bool { return f.Cert != "" || f.Key != "" }
 type startBounds struct {
 	AtOnce int `yaml:"at_once"` // default: the number of CPUs
 	Queue  int `yaml:"queue"`   // starts that wait for others; default 64
+}
+
+// ioBounds bound the traffic of each machine with the disk. 0: none.
+type ioBounds struct {
+	Read  int64 `yaml:"read"`  // bytes a second
+	Write int64 `yaml:"write"` // bytes a second
 }
 
 // maxConfig bounds a file of configuration.
@@ -127,6 +134,9 @@ func (c serveConfig) check() error {
 	}
 	if c.Starts.AtOnce < 0 || c.Starts.Queue < 0 {
 		return dayfly.Errorf(dayfly.Invalid, "starts: a bound is negative: use 0 for the default, or a positive number")
+	}
+	if c.IO.Read < 0 || c.IO.Write < 0 {
+		return dayfly.Errorf(dayfly.Invalid, "io: a bound is negative: use 0 for none, or bytes a second")
 	}
 	if c.TLS.given() && (c.TLS.Cert == "" || c.TLS.Key == "") {
 		return dayfly.Errorf(dayfly.Invalid, "tls: cert and key belong together: give both files")

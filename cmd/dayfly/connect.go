@@ -130,6 +130,11 @@ func (a *app) connect() (*client.Client, error) {
 		if err != nil {
 			return nil, err
 		}
+		if h, ok := back.(*host); ok {
+			if h.jail, err = jailOf(a.jail); err != nil {
+				return nil, err
+			}
+		}
 		a.own = startOwn(back, log)
 	}
 	return client.New(client.Options{Dial: a.own.Dial})

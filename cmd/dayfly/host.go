@@ -33,8 +33,10 @@ type host struct {
 
 	// Of a server; set before the node is opened.
 	vmm     string // auto, qemu or firecracker
-	standby int    // machines held ready
-	outlive bool   // machines outlive this process
+	jail    string // jailOn or jailOff
+	io      node.IO
+	standby int  // machines held ready
+	outlive bool // machines outlive this process
 	changed func(dayfly.Workspace)
 
 	mu     sync.Mutex
@@ -86,6 +88,7 @@ func (h *host) openNode() (*node.Node, error) {
 		Dir: h.dir, Images: images, Kernels: kernels, Keys: keys, Log: h.log,
 		Driver: driver, KillOrphans: killOrphans, Orphans: orphans,
 		Standby: node.Standby{Count: h.standby}, Outlive: h.outlive, Changed: h.changed,
+		Jail: h.jails(), IO: h.io,
 	})
 	if err != nil {
 		return nil, err
@@ -99,6 +102,7 @@ func (h *host) openNode() (*node.Node, error) {
 // place opens the node of a server.
 func (h *host) place(cfg serveConfig, changed func(dayfly.Workspace)) (control.Node, error) {
 	h.vmm, h.standby, h.outlive, h.changed = cfg.VMM, *cfg.Standby, !cfg.Ephemeral, changed
+	h.jail, h.io = cfg.Jail, node.IO{Read: cfg.IO.Read, Write: cfg.IO.Write}
 	return h.starter()
 }
 

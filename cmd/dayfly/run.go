@@ -20,7 +20,7 @@ type runFlags struct {
 	env, envFiles []string
 	workdir, user string
 	name, accel   string
-	cpus          int
+	cpus          processors
 	memory, disk  mebibytes
 	timeout       time.Duration
 	pull, json    string
@@ -69,6 +69,8 @@ func (a *app) runCommand() *cobra.Command {
 	fl.BoolVarP(&f.interactive, "interactive", "i", false, "pass standard input on to the command")
 	fl.BoolVarP(&f.tty, "tty", "t", false, "give the command a terminal")
 	f.machineFlags(a, cmd)
+	fl.StringVar(&a.jail, "jail", a.jail, "without a server: on, or off for measuring only, as a guest that breaks out of its machine then has all of this host [DAYFLY_JAIL]")
+	completeWords(cmd, "jail", jailOn, jailOff)
 	fl.DurationVar(&f.timeout, "timeout", 0, "end it all after `DURATION` from the start of the workspace, such as 30s; the exit code is then 124")
 	fl.BoolVar(&f.keep, "keep", false, "stop the workspace at the end instead of deleting it, and print its id to stderr")
 	fl.StringVar(&f.json, "json", "", "report as one line of JSON at the end of stderr, or to `FILE`")
@@ -83,7 +85,8 @@ func (f *runFlags) machineFlags(a *app, cmd *cobra.Command) {
 	fl.StringArrayVar(&f.envFiles, "env-file", nil, "set what is in `FILE`, one NAME=VALUE a line")
 	fl.StringVarP(&f.workdir, "workdir", "w", "", "`DIR` to start the command in (default: the image's)")
 	fl.StringVarP(&f.user, "user", "u", "", "`USER[:GROUP]` to run the command as, names or numbers (default: the image's)")
-	fl.IntVar(&f.cpus, "cpus", dayfly.DefaultCPUs, "number of virtual CPUs")
+	f.cpus.cpus = dayfly.DefaultCPUs
+	fl.Var(&f.cpus, "cpus", "number of virtual CPUs; a fraction such as 0.25 is the most of a processor that all of them may use")
 	f.memory, f.disk = dayfly.DefaultMemoryMiB, dayfly.DefaultDiskMiB
 	fl.VarP(&f.memory, "memory", "m", "memory, such as 512M or 2G")
 	fl.Var(&f.disk, "disk", "size of the private disk, such as 2G; it costs what is written")
@@ -129,7 +132,7 @@ func (f *runFlags) spec(a *app, cmd *cobra.Command, image string) (dayfly.Spec, 
 		return dayfly.Spec{}, dayfly.Errorf(dayfly.Invalid, "timeout is %s: use a positive duration, such as 30s", f.timeout)
 	}
 	spec := dayfly.Spec{
-		Image: image, Name: f.name, CPUs: f.cpus, MemoryMiB: int(f.memory), DiskMiB: int(f.disk),
+		Image: image, Name: f.name, CPUs: f.cpus.cpus, CPULimit: f.cpus.limit, MemoryMiB: int(f.memory), DiskMiB: int(f.disk),
 		Env: env, User: f.user, Workdir: f.workdir, Accel: dayfly.Accel(f.accel), Cold: f.cold, Keep: f.keep,
 	}
 	if f.timeout > 0 {

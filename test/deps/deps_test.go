@@ -70,6 +70,10 @@ var layers = []layer{
 		may: append([]string{"image", "kernel", "disk", "vmm", "guest", "jail", "snapshot", "template", "host"}, words...),
 	},
 	{
+		name: "assembly", why: "a cell puts what a driver starts into a jail, and knows nothing of workspaces",
+		in: []string{"node/cell"}, may: append([]string{"vmm", "jail"}, words...),
+	},
+	{
 		name: "assembly", why: "control decides over what the store remembers and what a node does; the node is handed to it",
 		in: []string{"control"}, may: append([]string{"store"}, words...),
 	},
@@ -87,6 +91,7 @@ var layers = []layer{
 var within = map[string][]string{
 	"image":             {"image/layer"},
 	"control":           {"control/webhook"},
+	"node":              {"node/cell"},
 	"client":            {"client/internal/rest"},
 	"vmm/vmmtest":       {"vmm/vmmtest/script"},
 	"vmm/vmmtest/guest": {"vmm/vmmtest/script"},

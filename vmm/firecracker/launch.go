@@ -39,6 +39,9 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if c.Spawner != nil {
+		return nil, noJail()
+	}
 	l := &launch{driver: d}
 	if l.config, err = absolute(c); err != nil {
 		return nil, err
@@ -57,6 +60,13 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 	}
 	l.back.Keep()
 	return l.m, nil
+}
+
+// noJail is the error of a machine that is to live in a jail. Its drives can be
+// changed by names alone, and a jail's user must not be able to make those:
+// until there is a way for both, it is refused rather than left outside.
+func noJail() error {
+	return dayfly.Errorf(dayfly.Unavailable, "firecracker cannot be put into a jail by this release: use qemu, or switch the jail off where no guest is hostile")
 }
 
 // makeHome takes the machine's directory.

@@ -128,9 +128,29 @@ func (a *adoption) find(ctx context.Context) error {
 		a.m.owner = a.owner
 		a.m.proc = watch(pid, fd)
 		a.back.Push("process", func(context.Context) error { a.m.proc.forget(); return nil })
-		return nil
+		return a.lodge(pid)
 	}
 	return errNotThere()
+}
+
+// lodge finds what the process lives in, whose end is then the process's. One
+// that was launched without a Spawner lives in nothing.
+func (a *adoption) lodge(pid int) error {
+	if a.config.Spawner == nil {
+		return nil
+	}
+	in, err := a.config.Spawner.Adopt(pid)
+	if dayfly.KindOf(err) == dayfly.NotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	bare := a.m.proc
+	p := lodger(in)
+	p.words, p.forget = bare.words, func() { in.Leave(); bare.forget() }
+	a.m.proc = p
+	return nil
 }
 
 // watch waits for the end of a process that is no child of ours. It takes the
@@ -138,7 +158,8 @@ func (a *adoption) find(ctx context.Context) error {
 func watch(pid, pidfd int) *process {
 	words := pidFile(pidfd, unix.Stderr)
 	f := os.NewFile(uintptr(pidfd), "pidfd")
-	p := &process{pid: pid, done: make(chan struct{})}
+	done := make(chan struct{})
+	p := &process{pid: pid, done: done}
 	p.signal = func() {
 		if c, err := f.SyscallConn(); err == nil {
 			_ = c.Control(func(fd uintptr) { _ = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) })
@@ -162,7 +183,7 @@ func watch(pid, pidfd int) *process {
 			})
 		}
 		if err == nil { // else it is watched no more
-			close(p.done)
+			close(done)
 		}
 	}()
 	p.forget = func() {
@@ -269,9 +290,16 @@ func (a *adoption) drives(ctx context.Context) error {
 	if err := a.ask(ctx, "query-named-block-nodes", map[string]bool{"flat": true}, &nodes); err != nil {
 		return err
 	}
+	handed, err := a.handed(ctx)
+	if err != nil {
+		return err
+	}
 	files := map[string]string{}
 	for _, n := range nodes {
 		files[n.Node] = n.File
+		if path, ok := handed[n.File]; ok {
+			files[n.Node] = path
+		}
 	}
 	a.m.drives = nil
 	for i, d := range a.launched() {
@@ -305,6 +333,26 @@ func (a *adoption) drives(ctx context.Context) error {
 	}
 	a.m.sets = len(nodes) // enough to be above all names
 	return nil
+}
+
+// handed are the paths of the files that QEMU was handed, by what it calls them.
+func (a *adoption) handed(ctx context.Context) (map[string]string, error) {
+	var sets []struct {
+		ID  int `json:"fdset-id"`
+		FDs []struct {
+			Opaque string `json:"opaque"`
+		} `json:"fds"`
+	}
+	if err := a.ask(ctx, "query-fdsets", nil, &sets); err != nil {
+		return nil, err
+	}
+	paths := map[string]string{}
+	for _, s := range sets {
+		for _, f := range s.FDs {
+			paths[setName(s.ID)] = f.Opaque
+		}
+	}
+	return paths, nil
 }
 
 // launched are the drives on the command line.

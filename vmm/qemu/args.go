@@ -171,11 +171,15 @@ func accel(c vmm.Config) string {
 	case c.Accel == dayfly.KVM:
 		return "kvm"
 	case c.CPUs == 1:
-		return "tcg,thread=single"
+		return "tcg,thread=single" + translated
 	default:
-		return "tcg,thread=multi"
+		return "tcg,thread=multi" + translated
 	}
 }
+
+// translated bounds the memory for translated code, in MiB. QEMU's own bound is
+// 1 GiB, which nobody has counted; when it is full it begins again.
+const translated = ",tb-size=256"
 
 func cpuModel(c vmm.Config) string {
 	if c.Accel == dayfly.KVM {

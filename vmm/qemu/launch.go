@@ -53,7 +53,7 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 	if err := l.sockets(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.start(); err != nil {
+	if err := l.start(ctx); err != nil {
 		return nil, err
 	}
 	if err := l.pour(ctx); err != nil {
@@ -116,9 +116,9 @@ func (l *launch) monitor(ctx context.Context) (ours net.Conn, err error) {
 	return ours, nil
 }
 
-func (l *launch) start() error {
+func (l *launch) start(ctx context.Context) error {
 	defer func() { _ = joinClose(nil, l.agent, l.qmp, l.state) }() // QEMU has them
-	binary, err := l.driver.find()
+	program, err := l.driver.Program(l.config.Accel)
 	if err != nil {
 		return err
 	}
@@ -130,18 +130,39 @@ func (l *launch) start() error {
 	if err != nil {
 		return err
 	}
-	l.m.proc, err = spawn(spec{
-		binary: binary,
-		args:   arguments(l.config, khz),
-		dir:    l.config.Dir,
-		files:  files,
-		orphan: l.config.Orphan,
-	})
+	s := spec{
+		program: program,
+		args:    arguments(l.config, khz),
+		dir:     l.config.Dir,
+		files:   files,
+		paths:   paths(l.config),
+		orphan:  l.config.Orphan,
+	}
+	if l.config.Spawner != nil {
+		l.m.proc, err = s.lodge(ctx, l.config.Spawner)
+	} else {
+		l.m.proc, err = spawn(s)
+	}
 	if err != nil {
 		return startError(err)
 	}
 	l.back.Push("process", func(context.Context) error { l.m.proc.kill(); return nil })
 	return nil
+}
+
+// paths are the files that QEMU opens by name as it starts. Those that come
+// later are handed to it: see hand.
+func paths(c vmm.Config) (list []vmm.Path) {
+	if len(c.State) == 0 {
+		list = append(list, vmm.Path{Name: c.Kernel}, vmm.Path{Name: c.Initramfs})
+	}
+	for _, d := range c.Drives {
+		list = append(list, vmm.Path{Name: d.Path, Write: !d.ReadOnly})
+		for _, below := range d.Below {
+			list = append(list, vmm.Path{Name: below})
+		}
+	}
+	return list
 }
 
 // files are what QEMU inherits, in the order of the constants monitorFD and on.

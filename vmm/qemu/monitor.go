@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -61,7 +64,7 @@ type call struct {
 	back chan message
 }
 
-// send sends a command without waiting for the answer.
+// send sends a command without waiting for the answer. Arguments may be withFile.
 func (m *monitor) send(name string, args any) (*call, error) {
 	c := &call{m: m, back: make(chan message, 1)}
 	m.mu.Lock()
@@ -85,7 +88,17 @@ func (m *monitor) send(name string, args any) (*call, error) {
 	return c, nil
 }
 
+// withFile are arguments with which a descriptor goes.
+type withFile struct {
+	args any
+	file *os.File
+}
+
 func (m *monitor) put(id uint64, name string, args any) error {
+	with, handing := args.(withFile)
+	if handing {
+		args = with.args
+	}
 	line, err := json.Marshal(struct {
 		Execute string `json:"execute"`
 		Args    any    `json:"arguments,omitempty"`
@@ -99,7 +112,16 @@ func (m *monitor) put(id uint64, name string, args any) error {
 	if err := m.conn.SetWriteDeadline(time.Now().Add(answerLimit)); err != nil {
 		return err
 	}
-	_, err = m.conn.Write(append(line, '\n'))
+	line = append(line, '\n')
+	if !handing {
+		_, err = m.conn.Write(line)
+		return err
+	}
+	conn, ok := m.conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("qmp: descriptors go over unix sockets alone")
+	}
+	_, _, err = conn.WriteMsgUnix(line, unix.UnixRights(int(with.file.Fd())), nil)
 	return err
 }
 

@@ -20,32 +20,37 @@ const maxWords = 64 << 10
 // process is a running QEMU, a child of ours or not.
 type process struct {
 	pid    int
-	done   chan struct{} // closed when it is gone; of a child, reaped
-	signal func()        // SIGKILL
-	words  func() []byte // the end of its standard error; an orphan's is the beginning
-	how    func() string // it ended; valid once done is closed
-	forget func()        // ends our watching it; nil of a child, which is watched to its end
+	done   <-chan struct{} // closed when it is gone; of a child, reaped
+	signal func()          // SIGKILL
+	words  func() []byte   // the end of its standard error; an orphan's is the beginning
+	how    func() string   // it ended; valid once done is closed
+	forget func()          // ends our watching it; nil of a child, which is watched to its end
 }
 
 // spec is what a process is started from.
 type spec struct {
-	binary string
-	args   []string
-	dir    string
-	files  []*os.File // descriptors 3 and up
-	orphan bool
+	program vmm.Program
+	args    []string
+	dir     string
+	files   []*os.File // descriptors 3 and up
+	paths   []vmm.Path // what it opens by name
+	orphan  bool
 }
+
+// environment is all that QEMU has: errors are recognised by their text.
+var environment = []string{"LC_ALL=C"}
 
 // spawn starts QEMU in a session of its own, so that a terminal's Ctrl-C does
 // not reach it. Unless it is an orphan the kernel kills it with us: that
 // signal comes with the death of the starting *thread*, so the thread is kept
 // until the process is gone.
 func spawn(s spec) (*process, error) {
-	p := &process{done: make(chan struct{})}
+	done := make(chan struct{})
+	p := &process{done: done}
 	cmd := &exec.Cmd{
-		Path:       s.binary,
-		Args:       append([]string{s.binary}, s.args...),
-		Env:        []string{"LC_ALL=C"}, // errors are recognised by their text
+		Path:       s.program.Path,
+		Args:       append([]string{s.program.Path}, s.args...),
+		Env:        environment,
 		Dir:        s.dir,
 		ExtraFiles: s.files,
 		// Nobody else should hold standard error, but Wait must end.
@@ -60,7 +65,7 @@ func spawn(s spec) (*process, error) {
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		defer close(p.done)
+		defer close(done)
 		err := cmd.Start()
 		if err == nil {
 			// A dump would put the guest's secrets into a file. It is QEMU that

@@ -168,12 +168,30 @@ func (d *Driver) find() (string, error) {
 	return path, nil
 }
 
+// firmware is where packages of QEMU keep what it reads at its start.
+var firmware = []string{"/usr/share/qemu", "/usr/share/seabios", "/usr/local/share/qemu"}
+
+// Program is QEMU and its firmware. Its error is Unavailable where it is not there.
+func (d *Driver) Program(accel dayfly.Accel) (vmm.Program, error) {
+	path, err := d.find()
+	if err != nil {
+		return vmm.Program{}, err
+	}
+	// One that lies in another place has its firmware beside itself.
+	data := append([]string{filepath.Join(filepath.Dir(filepath.Dir(path)), "share", "qemu")}, firmware...)
+	slices.Sort(data)
+	return vmm.Program{Path: path, Data: slices.Compact(data), KVM: accel == dayfly.KVM}, nil
+}
+
 func notThere(err error) error {
 	return &dayfly.Error{Kind: dayfly.Unavailable, Msg: "qemu is not there: " + howToGet, Err: err}
 }
 
 // startError tells apart why QEMU could not even be started.
 func startError(err error) error {
+	if known := new(dayfly.Error); errors.As(err, &known) {
+		return err
+	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return notThere(err)
 	}

@@ -2,16 +2,20 @@ package qemu_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/kernel"
+	"github.com/dayfly/dayfly/node/cell"
 	"github.com/dayfly/dayfly/test/needs"
 	"github.com/dayfly/dayfly/vmm/qemu"
 	"github.com/dayfly/dayfly/vmm/vmmtest"
@@ -28,6 +32,7 @@ type store struct {
 var distribution, tuned store
 
 func TestMain(m *testing.M) {
+	jail.Enter()
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		for _, dir := range []string{distribution.dir, tuned.dir} {
 			if dir != "" {
@@ -101,6 +106,41 @@ func setup(b kernel.Boot, accel dayfly.Accel) vmmtest.Setup {
 
 func TestConformance(t *testing.T) {
 	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup { return setup(fromPackage(t), dayfly.TCG) })
+}
+
+// TestConformanceInJail is the suite where every QEMU lives in a jail.
+func TestConformanceInJail(t *testing.T) {
+	needs.Jail(t)
+	fromState(t)
+	block := cells(t)
+	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup {
+		s := setup(fromState(t), dayfly.TCG)
+		s.Spawner = block.Cell(jail.Limits{})
+		return s
+	})
+}
+
+// jailDir is a variable that says where the account of jails is: a child of the
+// test, whose machines outlive it, has it in common with the test.
+const jailDir = "DAYFLY_TEST_JAILS"
+
+func cells(t *testing.T) *cell.Block {
+	t.Helper()
+	dir := os.Getenv(jailDir)
+	if dir == "" {
+		dir = filepath.Join(t.TempDir(), "qemu-test-"+strconv.Itoa(os.Getpid()))
+		t.Setenv(jailDir, dir)
+	}
+	block, err := cell.Open(t.Context(), jail.Options{Dir: dir, UIDs: jail.Range{First: 740000, Count: 512}, Cgroup: filepath.Base(dir)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(block.Sweep(context.Background()), block.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	return block
 }
 
 func TestConformanceOfTunedKernel(t *testing.T) {

@@ -30,10 +30,7 @@ func (m *machine) Save(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	// A path of ours: QEMU opens it, and nothing of it gets to a disk.
-	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
-	// live: the drives stay with this machine.
-	if err := m.ask(ctx, "xen-save-devices-state", map[string]any{"filename": path, "live": true}, nil); err != nil {
+	if err := m.saveTo(ctx, f); err != nil {
 		return nil, err
 	}
 	state, err := io.ReadAll(io.LimitReader(io.NewSectionReader(f, 0, vmm.MaxState+1), vmm.MaxState+1))
@@ -44,6 +41,24 @@ func (m *machine) Save(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("qemu: saved state: %w", err)
 	}
 	return state, nil
+}
+
+// saveTo has the state written to a file, which QEMU is handed and lets go of
+// again: nothing of it gets to a disk, or stays with QEMU.
+func (m *machine) saveTo(ctx context.Context, f *os.File) (err error) {
+	// QEMU takes of a set what it would open itself: one that is for writing only.
+	w, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("qemu: state: %w", err)
+	}
+	defer w.Close()
+	set, err := m.hand(ctx, "", w)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.takeBack(ctx, set)) }()
+	// live: the drives stay with this machine.
+	return m.ask(ctx, "xen-save-devices-state", map[string]any{"filename": setName(set), "live": true}, nil)
 }
 
 func (m *machine) mustBePaused(ctx context.Context) error {
@@ -146,10 +161,17 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 
 // addLayer lets QEMU open a new layer that lies over nothing yet.
 func (m *machine) addLayer(ctx context.Context, name, path string) error {
-	f, top := file(path, false), layer(path, false, true)
+	set, err := m.handPath(ctx, path, false)
+	if err != nil {
+		return err
+	}
+	f, top := file(setName(set), false), layer(setName(set), false, true)
 	f["node-name"] = fileNode(name)
 	top["node-name"], top["file"], top["backing"] = name, f, nil
-	return m.ask(ctx, "blockdev-add", top, nil)
+	if err := m.ask(ctx, "blockdev-add", top, nil); err != nil {
+		return errors.Join(err, m.takeBack(ctx, set))
+	}
+	return nil
 }
 
 // Nodes have names by which they are known again: that of the layer which has
@@ -173,12 +195,16 @@ func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) error {
 	if err != nil {
 		return err
 	}
-	f, name := file(path, d.ReadOnly), m.setNode(i)
-	f["node-name"] = name
-	if err := m.ask(ctx, "blockdev-add", f, nil); err != nil {
+	set, err := m.handPath(ctx, path, d.ReadOnly)
+	if err != nil {
 		return err
 	}
-	node := layer(path, d.ReadOnly, false)
+	f, name := file(setName(set), d.ReadOnly), m.setNode(i)
+	f["node-name"] = name
+	if err := m.ask(ctx, "blockdev-add", f, nil); err != nil {
+		return errors.Join(err, m.takeBack(ctx, set))
+	}
+	node := layer(setName(set), d.ReadOnly, false)
 	node["node-name"], node["file"] = d.node, name
 	if err := m.ask(ctx, "blockdev-reopen", map[string]any{"options": []any{node}}, nil); err != nil {
 		return errors.Join(err, m.dropNode(ctx, name))

@@ -44,6 +44,9 @@ type Setup struct {
 	// SaveHangsUp says that Save ends the machine's channel.
 	SaveHangsUp bool
 
+	// Spawner starts the processes of machines. Nil: the driver itself does.
+	Spawner vmm.Spawner
+
 	// Crash makes the VMM of a machine die. Nil: SIGKILL to its process.
 	Crash func(vmm.Machine) error
 }
@@ -146,7 +149,7 @@ func (s Setup) config(t *testing.T, sizes ...int64) vmm.Config {
 	t.Helper()
 	c := vmm.Config{
 		ID: "conformance", Dir: t.TempDir(), Accel: s.Accel, CPUs: 1, MemoryMiB: 256,
-		Kernel: s.Kernel, Initramfs: s.Initramfs, Cmdline: s.Cmdline,
+		Kernel: s.Kernel, Initramfs: s.Initramfs, Cmdline: s.Cmdline, Spawner: s.Spawner,
 	}
 	for _, size := range sizes {
 		c.Drives = append(c.Drives, vmm.Drive{Path: sparse(t, t.TempDir(), size)})

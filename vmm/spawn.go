@@ -1,0 +1,83 @@
+package vmm
+
+import (
+	"context"
+	"os"
+
+	"github.com/dayfly/dayfly"
+)
+
+// Spawner starts the processes of machines for their drivers, and decides what
+// they live in: a jail, say. Its methods may be called at the same time.
+type Spawner interface {
+	// Spawn starts a process. It returns when the VMM's program has begun,
+	// or leaves nothing behind.
+	Spawn(ctx context.Context, c Command) (Process, error)
+
+	// Adopt finds the process of an orphan that it, or another of its kind,
+	// spawned. The error is NotFound for a process that is none of theirs.
+	Adopt(pid int) (Process, error)
+}
+
+// Command is the process of a machine.
+type Command struct {
+	Program
+
+	Args  []string   // all of them, the name the program is called by first
+	Env   []string   // all of it
+	Dir   string     // "": any
+	Out   *os.File   // standard output; nil is /dev/null
+	Err   *os.File   // standard error; nil is /dev/null
+	Files []*os.File // descriptors 3 and up
+
+	// Reopened is a descriptor that the program opens again, by /proc/self/fd. 0:
+	// there is none.
+	Reopened int
+
+	Paths  []Path // what the program opens by name
+	Orphan bool   // it outlives this process; otherwise it dies with it
+}
+
+// Program is what the processes of all machines of one kind have in common.
+type Program struct {
+	Path string   // absolute; the program needs its libraries, too
+	Data []string // files and directories that it reads, where there are such
+	KVM  bool
+}
+
+// Path is a file, or a directory, of a machine's own.
+type Path struct {
+	Name  string // absolute
+	Write bool
+}
+
+// Process is one that a Spawner has started. Its methods may be called at the
+// same time.
+type Process interface {
+	PID() int
+
+	// Done is closed when the process is gone, and all that it lived in.
+	Done() <-chan struct{}
+
+	// Err says how it ended; nil: well, as far as is known. It is valid once Done
+	// is closed.
+	Err() error
+
+	// State is its exit status, where that is known. It is valid once Done is
+	// closed.
+	State() *os.ProcessState
+
+	// Kill sends SIGKILL.
+	Kill()
+
+	// Leave lets go of an orphan, which goes on: Done is never closed then. Of
+	// what has ended there is nothing to let go of.
+	Leave()
+}
+
+// Programmed is a driver that knows its program before there is a machine, so
+// that what machines live in can be made ready ahead.
+type Programmed interface {
+	// Program is what machines of that kind, KVM or TCG, are processes of.
+	Program(accel dayfly.Accel) (Program, error)
+}
