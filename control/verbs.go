@@ -249,7 +249,8 @@ func resized(a, b dayfly.Spec) bool {
 // nodeSpec is what of a spec is the node's.
 func nodeSpec(s dayfly.Spec) dayfly.Spec {
 	return dayfly.Spec{
-		Image: s.Image, Snapshot: s.Snapshot, Name: s.Name, CPUs: s.CPUs, MemoryMiB: s.MemoryMiB, DiskMiB: s.DiskMiB,
+		Image: s.Image, Snapshot: s.Snapshot, Name: s.Name,
+		CPUs: s.CPUs, CPULimit: s.CPULimit, MemoryMiB: s.MemoryMiB, DiskMiB: s.DiskMiB,
 		Env: s.Env, User: s.User, Workdir: s.Workdir, Accel: s.Accel, Cold: s.Cold, Keep: s.Keep,
 	}
 }

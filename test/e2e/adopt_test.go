@@ -19,6 +19,7 @@ import (
 	words "github.com/dayfly/dayfly" // dayfly is a function here
 	"github.com/dayfly/dayfly/guest/wire"
 	"github.com/dayfly/dayfly/image"
+	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
 	"github.com/dayfly/dayfly/node"
@@ -84,6 +85,7 @@ func openOwner(ctx context.Context, state, agent string, log io.Writer) (*node.N
 	return node.Open(ctx, node.Config{
 		Dir: state, Images: images, Kernels: kernels, Keys: keys, Log: logger,
 		Driver: qemu.New(qemu.Options{Log: logger}), KillOrphans: qemu.KillOrphans, Orphans: qemu.Orphans, Outlive: true,
+		Jail: &jail.Options{Log: logger},
 	})
 }
 

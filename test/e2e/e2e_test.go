@@ -74,6 +74,7 @@ func assertNothingLeft(t *testing.T, state string) {
 	for _, p := range processes(t, state) {
 		t.Errorf("left running: %s", p)
 	}
+	noJailsLeft(t)
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		t.Fatal(err)
