@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -196,9 +195,4 @@ func closeAll(files []*os.File) {
 			_ = f.Close()
 		}
 	}
-}
-
-// within reports whether path is dir or below it. Both are absolute.
-func within(path, dir string) bool {
-	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }

@@ -116,7 +116,7 @@ func (a *adoption) find(ctx context.Context) error {
 		if err != nil {
 			continue // gone meanwhile
 		}
-		line, err := commandLine(pid)
+		line, err := vmm.CommandLine(pid)
 		id, dir, ok := machineName(line)
 		if err != nil || !ok || id != a.config.ID || dir != a.config.Dir {
 			_ = unix.Close(fd)
