@@ -14,7 +14,8 @@ import (
 // same however long that has been in use, and nothing is left in it.
 type bed struct {
 	options
-	dir string
+	dir   string
+	serve []string // flags of its servers
 }
 
 func newBed(o options, back *undo.Stack) (bed, error) {
@@ -33,5 +34,5 @@ func newBed(o options, back *undo.Stack) (bed, error) {
 			return bed{}, fmt.Errorf("bench directory: %w", err)
 		}
 	}
-	return bed{o, dir}, nil
+	return bed{options: o, dir: dir}, nil
 }

@@ -24,6 +24,8 @@ var budgets = []budget{
 	{"disk200.restore.ratio", 1.15, "×", ratio, []string{"restore200", "restore"}},
 	{"restore.failures", 0, "", failures, []string{"restore", "restore-any", "restore200"}},
 
+	{"jail.start", 3, "ms", difference, []string{"jail-on", "jail-off"}},
+
 	{"claim.p50", 100, "ms", p50, []string{"claim"}},
 	{"claim.p99", 200, "ms", p99, []string{"claim"}},
 	{"claim.failures", 0, "", failures, []string{"claim", "claim-any"}},
@@ -46,7 +48,7 @@ var budgets = []budget{
 	{"pss.idle", 60, "MiB", p50, []string{crowdName("over.restore", 30), crowdName("over.fork", 30)}},
 }
 
-// p50, p99, ratio and failures are the worst of what they are given.
+// p50, p99, ratio, difference and failures are the worst of what they are given.
 
 func p50(all []*samples) float64 { return worst(all, .5) }
 func p99(all []*samples) float64 { return worst(all, .99) }
@@ -69,6 +71,16 @@ func ratio(pairs []*samples) (most float64) {
 		most = max(most, pairs[i].quantile(.5)/to)
 	}
 	return most
+}
+
+// difference is by how much the median of the first of two series is more.
+// To a series without a value nothing compares well.
+func difference(pair []*samples) float64 {
+	from := pair[1].quantile(.5)
+	if math.IsInf(from, 1) {
+		return from
+	}
+	return pair[0].quantile(.5) - from
 }
 
 // failures is the part of the samples that failed.

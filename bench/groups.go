@@ -49,6 +49,7 @@ const (
 
 var groups = []group{
 	{"starts", []string{partCold, partRestore, partClaim}, false, starts},
+	{"jails", []string{"jail"}, false, jails},
 	{"pauses", []string{"pause"}, false, pauses},
 	{"forks", []string{"fork"}, false, forks},
 	{"memory", []string{"memory"}, true, memories},

@@ -55,6 +55,7 @@ func newServer(ctx context.Context, b bed, standby int, back *undo.Stack) (*serv
 	}
 	// It ends after ctx, by its undo: what it runs is to be deleted first.
 	s.cmd = b.command(context.WithoutCancel(ctx), "serve", "--ephemeral", "--log-level", "debug", "--standby", strconv.Itoa(standby))
+	s.cmd.Args = append(s.cmd.Args, b.serve...)
 	logs, err := s.cmd.StderrPipe()
 	if err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ var checks = []struct {
 	{machines, "vmm", (*Node).checkVMM},
 	{machines, "kernel", (*Node).checkKernel},
 	{machines, "kvm", (*Node).checkKVM},
-	{machines, "jail", (*Node).checkJail},
+	{host.Rights, "jail", (*Node).checkJail},
 	{host.Limits, "cgroups", (*Node).checkLimits},
 	{host.Storage, "reflink", (*Node).checkReflink},
 }

@@ -61,6 +61,9 @@ func (h *host) driver(ctx context.Context) (vmm.Driver, error) {
 		return nil, err
 	}
 	if name == vmmFirecracker {
+		if h.jail != jailOff {
+			return nil, dayfly.Errorf(dayfly.Unavailable, "--vmm firecracker: it cannot be put into a jail yet: use qemu, or --jail off where no guest is hostile")
+		}
 		return fc, nil
 	}
 	return qemu.New(qemu.Options{Log: h.log, VersionCache: filepath.Join(h.dir, "qemu.json")}), nil

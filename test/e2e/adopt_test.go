@@ -106,6 +106,7 @@ func TestOwnerThatIsKilled(t *testing.T) {
 	fmt.Fprintf(os.Stderr, "%s%s\n", ready, id)
 	for {
 		if err := works[os.Getenv(ownerWork)](t.Context(), n, id); err != nil {
+			fmt.Fprintln(os.Stderr, err) // where it is looked for
 			t.Fatal(err)
 		}
 	}

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/undo"
+)
+
+// jails are starts by two servers in turn, of which one has no jails. Each has a
+// bed of its own.
+func jails(ctx context.Context, b bed, back *undo.Stack) ([]subject, error) {
+	var list []subject
+	for _, s := range []struct{ name, jail string }{{"jail-on", "on"}, {"jail-off", "off"}} {
+		own, err := newBed(b.options, back)
+		if err != nil {
+			return nil, err
+		}
+		own.serve = []string{"--jail", s.jail}
+		server, err := newServer(ctx, own, 0, back)
+		if err != nil {
+			return nil, err
+		}
+		restore := start{kind: dayfly.Restore, diskMiB: usualDisk, host: server.host}
+		if _, err := own.run(ctx, restore); err != nil { // the next one makes the image's template
+			return nil, err
+		}
+		restore.prepared = true
+		list = append(list, timed(s.name, prime, func(ctx context.Context) (time.Duration, error) { return own.run(ctx, restore) }))
+	}
+	return list, nil
+}
