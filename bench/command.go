@@ -46,9 +46,8 @@ func (b bed) run(ctx context.Context, s start) (time.Duration, error) {
 	if s.kind == dayfly.Cold {
 		c.Args = append(c.Args, "--cold")
 	}
-	if s.host != "" {
-		c.Args = append(c.Args, "--host", s.host)
-	}
+	// None is one in the command itself, whichever runs in the same directory.
+	c.Args = append(c.Args, "--host", cmp.Or(s.host, "none"))
 	c.Args = append(c.Args, b.image, "--", "echo", "hello")
 	var said bytes.Buffer
 	c.Stderr = &said
