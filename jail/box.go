@@ -180,6 +180,9 @@ func (j *Jail) Start(ctx context.Context, c Command) (*Process, error) {
 	case len(c.Args) == 0:
 		return nil, dayfly.Errorf(dayfly.Invalid, "jail: a command has at least its name")
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	j.started, j.orphan = true, c.Orphan
 	if j.pool.off {
 		return j.bare(c)
