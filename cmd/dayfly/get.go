@@ -82,7 +82,7 @@ func workspaceFields(ws dayfly.Workspace) [][2]string {
 		{"id", string(ws.ID)}, {"name", ws.Name}, {"namespace", ws.Namespace}, {"state", stateOf(ws)},
 		{"image", ws.Image.Name}, {"digest", ws.Image.Digest}, {"parent", ws.Parent}, {"kernel", ws.Kernel},
 		{"accel", string(ws.Accel)}, {"start", start},
-		{"cpus", fmt.Sprint(s.CPUs)}, {"memory", memory.String()}, {"disk", disk.String()},
+		{"cpus", (&processors{s.CPUs, s.CPULimit}).String()}, {"memory", memory.String()}, {"disk", disk.String()},
 		{"user", s.User}, {"workdir", s.Workdir}, {"command", words(s.Command, s.ImageCommand)},
 		{"created", moment(&ws.CreatedAt)}, {"used", moment(ws.UsedAt)}, {"expires", expiry(ws)},
 		{"idle", idleRule(s.Idle)}, {"restart", restartRule(ws)}, {"ready check", words(s.Ready.Command, false)},
