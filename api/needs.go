@@ -15,7 +15,7 @@ import (
 // them. Methods are called at the same time.
 type Workspaces interface {
 	// Create makes and starts a workspace; a cancelled ctx leaves nothing of it,
-	// unless o.Once is set.
+	// unless o.Wait is WaitCreated or another call waits for the same o.Once.
 	Create(ctx context.Context, spec dayfly.Spec, o dayfly.CreateOptions) (dayfly.Workspace, error)
 	Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error)
 	Stop(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error)
