@@ -50,7 +50,7 @@ var (
 	kernelSrc   = &capability{name: "kernel-source", remedy: "run packaging/setup.sh kernel", probe: probeKernelSource}
 	state       = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
 
-	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, curl, postgresql, qemu, firecracker, kvm, vhostVsock, kernelDeb, kernelSrc, jail, state}
+	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, curl, postgresql, qemu, firecracker, kvm, vhostVsock, kernelDeb, kernelSrc, jail, cgroup, state}
 )
 
 // Root needs the test to run as root.

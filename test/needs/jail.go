@@ -11,6 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// cgroup is what a controller that is lacking counts as; which one is needed is
+// said by the test.
+var cgroup = &capability{name: "cgroup", remedy: "run as root where control groups can be written to", probe: func() (string, error) { return "", nil }}
+
 var jail = &capability{name: "jail", remedy: "run as root with CAP_SYS_ADMIN on Linux 5.12 or newer", probe: probeJail}
 
 // Jail needs the right to make the namespaces and mounts of a jail.
@@ -20,7 +24,7 @@ func Jail(t testing.TB) { t.Helper(); jail.require(t) }
 // are those it does not.
 func Controller(t testing.TB, name string, lacks []string) {
 	t.Helper()
-	c := &capability{name: "cgroup", remedy: "run as root where control groups can be written to", probe: func() (string, error) {
+	c := &capability{name: cgroup.name, remedy: cgroup.remedy, probe: func() (string, error) {
 		if slices.Contains(lacks, name) {
 			return "", fmt.Errorf("no %s controller", name)
 		}
