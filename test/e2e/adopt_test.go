@@ -294,9 +294,11 @@ func TestCounterCountsOnWhateverItsOwnersDieOf(t *testing.T) {
 	t.Parallel()
 	o := owners{newState(t), buildAgent(t)}
 	t.Cleanup(func() { o.end(t) })
-	o.kill(t, "wait", 0)
-	c := o.goesOn(t, tally{})
 	for work, stride := range map[string]int{"snapshot": 1, "pause": 1, "fork": 4} {
+		// Another workspace for each work: each time it is done is a layer more on the
+		// disk, of which there may be so many.
+		o.kill(t, "wait", 0)
+		c := o.goesOn(t, tally{})
 		seen := map[string]bool{}
 		for lines := 1; ; lines += stride {
 			step := o.kill(t, work, lines)
@@ -307,6 +309,7 @@ func TestCounterCountsOnWhateverItsOwnersDieOf(t *testing.T) {
 			seen[step] = true
 		}
 		t.Logf("%s: killed at %d steps; the counter is at %d", work, len(seen), c.n)
+		o.end(t)
 	}
 }
 
