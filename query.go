@@ -1,6 +1,9 @@
 package dayfly
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // Query selects workspaces. Zero fields select all.
 type Query struct {
@@ -87,6 +90,30 @@ type Update struct {
 	MemoryMiB *int `json:"memory_mib,omitempty"`
 	DiskMiB   *int `json:"disk_mib,omitempty"`
 	Apply     bool `json:"apply,omitempty"` // stop and start a running workspace now, so that they do
+}
+
+// Of returns s with what u names in place of what it had. Whether that can be is
+// for Normal to say.
+func (u Update) Of(s Spec) Spec {
+	set(&s.Name, u.Name)
+	set(&s.Timeout, u.Timeout)
+	set(&s.OnTimeout, u.OnTimeout)
+	set(&s.Keep, u.Keep)
+	set(&s.Idle, u.Idle)
+	set(&s.Restart, u.Restart)
+	set(&s.CPUs, u.CPUs)
+	set(&s.MemoryMiB, u.MemoryMiB)
+	set(&s.DiskMiB, u.DiskMiB)
+	if u.Metadata != nil {
+		s.Metadata = maps.Clone(u.Metadata)
+	}
+	return s
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
 }
 
 // LogQuery selects a part of a workspace's log.

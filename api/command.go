@@ -45,19 +45,6 @@ func (s *Server) agentOf(id dayfly.ID, user string) *wire.Client {
 	return c
 }
 
-// guestKinds says what a caller may do about the error of an in-guest procedure.
-var guestKinds = map[wire.Code]dayfly.Kind{
-	wire.InvalidArgument:    dayfly.Invalid,
-	wire.OutOfRange:         dayfly.Invalid,
-	wire.Unauthenticated:    dayfly.Denied,
-	wire.PermissionDenied:   dayfly.Denied,
-	wire.NotFound:           dayfly.NotFound,
-	wire.AlreadyExists:      dayfly.Conflict,
-	wire.FailedPrecondition: dayfly.Conflict,
-	wire.Aborted:            dayfly.Conflict,
-	wire.ResourceExhausted:  dayfly.Exhausted,
-}
-
 // guestError is an error of the in-guest API for a caller.
 func guestError(ctx context.Context, id dayfly.ID, err error) error {
 	var ours *dayfly.Error
@@ -70,7 +57,8 @@ func guestError(ctx context.Context, id dayfly.ID, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &theirs):
-		if kind, ok := guestKinds[theirs.Code]; ok {
+		// Unavailable is one that did not answer.
+		if kind, ok := theirs.Code.Kind(); ok && kind != dayfly.Unavailable {
 			return &dayfly.Error{Kind: kind, Stage: "guest", Msg: theirs.Message, Err: err}
 		}
 	}

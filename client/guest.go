@@ -36,20 +36,6 @@ func (e edge) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// kinds says what a caller may do about the error of an in-guest procedure.
-var kinds = map[wire.Code]dayfly.Kind{
-	wire.InvalidArgument:    dayfly.Invalid,
-	wire.OutOfRange:         dayfly.Invalid,
-	wire.Unauthenticated:    dayfly.Denied,
-	wire.PermissionDenied:   dayfly.Denied,
-	wire.NotFound:           dayfly.NotFound,
-	wire.AlreadyExists:      dayfly.Conflict,
-	wire.FailedPrecondition: dayfly.Conflict,
-	wire.Aborted:            dayfly.Conflict,
-	wire.ResourceExhausted:  dayfly.Exhausted,
-	wire.Unavailable:        dayfly.Unavailable,
-}
-
 // guestError turns the error of an in-guest procedure into one of ours.
 func guestError(err error) error {
 	if err == nil {
@@ -65,7 +51,7 @@ func guestError(err error) error {
 	case !errors.As(err, &theirs):
 		theirs = &wire.Error{Code: wire.Unknown, Message: err.Error(), Err: err}
 	}
-	kind, ok := kinds[theirs.Code]
+	kind, ok := theirs.Code.Kind()
 	if !ok {
 		kind = dayfly.Internal
 	}

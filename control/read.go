@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"maps"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/store"
@@ -110,29 +109,11 @@ func updated(s dayfly.Spec, u dayfly.Update) (dayfly.Spec, error) {
 	if u.DiskMiB != nil && *u.DiskMiB < s.DiskMiB {
 		return s, dayfly.Errorf(dayfly.Invalid, "disk_mib is %d: a disk can only grow, and this one has %d", *u.DiskMiB, s.DiskMiB)
 	}
-	set(&s.Name, u.Name)
-	set(&s.Timeout, u.Timeout)
-	set(&s.OnTimeout, u.OnTimeout)
-	set(&s.Keep, u.Keep)
-	set(&s.Idle, u.Idle)
-	set(&s.Restart, u.Restart)
-	set(&s.CPUs, u.CPUs)
-	set(&s.MemoryMiB, u.MemoryMiB)
-	set(&s.DiskMiB, u.DiskMiB)
-	if u.Metadata != nil {
-		s.Metadata = maps.Clone(u.Metadata)
-	}
-	s, err := s.Normal()
+	s, err := u.Of(s).Normal()
 	if err != nil {
 		return s, err
 	}
 	return s, checkRules(s)
-}
-
-func set[T any](field *T, to *T) {
-	if to != nil {
-		*field = *to
-	}
 }
 
 // tell has the node know the name and whether the disk is to be kept, as soon as

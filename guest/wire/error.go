@@ -228,6 +228,26 @@ func codeFromStatus(status int) Code {
 	return Unknown
 }
 
+// Kind says what a caller may do about a refusal with this code; false: it says
+// nothing of that, such as Internal.
+func (c Code) Kind() (dayfly.Kind, bool) {
+	k, ok := kinds[c]
+	return k, ok
+}
+
+var kinds = map[Code]dayfly.Kind{
+	InvalidArgument:    dayfly.Invalid,
+	OutOfRange:         dayfly.Invalid,
+	Unauthenticated:    dayfly.Denied,
+	PermissionDenied:   dayfly.Denied,
+	NotFound:           dayfly.NotFound,
+	AlreadyExists:      dayfly.Conflict,
+	FailedPrecondition: dayfly.Conflict,
+	Aborted:            dayfly.Conflict,
+	ResourceExhausted:  dayfly.Exhausted,
+	Unavailable:        dayfly.Unavailable,
+}
+
 // codeFromKind reads the error of our own edge.
 func codeFromKind(k dayfly.Kind) (Code, bool) {
 	switch k {

@@ -129,31 +129,13 @@ func (h *Host) Update(ctx context.Context, id dayfly.ID, u dayfly.Update) (dayfl
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
-	spec := w.Spec
-	set(&spec.Name, u.Name)
-	set(&spec.Timeout, u.Timeout)
-	set(&spec.OnTimeout, u.OnTimeout)
-	set(&spec.Keep, u.Keep)
-	set(&spec.Idle, u.Idle)
-	set(&spec.Restart, u.Restart)
-	set(&spec.CPUs, u.CPUs)
-	set(&spec.MemoryMiB, u.MemoryMiB)
-	set(&spec.DiskMiB, u.DiskMiB)
-	if u.Metadata != nil {
-		spec.Metadata = u.Metadata
-	}
-	if spec, err = spec.Normal(); err != nil {
+	spec, err := u.Of(w.Spec).Normal()
+	if err != nil {
 		return dayfly.Workspace{}, err
 	}
 	w.Spec, w.Name = spec, spec.Name
 	h.tell(ctx, dayfly.WorkspaceUpdated, w.Workspace)
 	return w.Workspace, nil
-}
-
-func set[T any](to, from *T) {
-	if from != nil {
-		*to = *from
-	}
 }
 
 // KeepAlive moves the end of a workspace, which it does not carry out.
@@ -167,7 +149,9 @@ func (h *Host) KeepAlive(ctx context.Context, id dayfly.ID, timeout *int) (dayfl
 	now := time.Now().UTC()
 	w.UsedAt, w.ExpiresAt = &now, nil
 	seconds := w.Spec.Timeout
-	set(&seconds, timeout)
+	if timeout != nil {
+		seconds = *timeout
+	}
 	if seconds > 0 {
 		end := now.Add(time.Duration(seconds) * time.Second)
 		w.ExpiresAt = &end
