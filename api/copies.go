@@ -9,25 +9,12 @@ import (
 
 // PauseWorkspace answers POST /v1/workspaces/{id}/pause.
 func (s routes) PauseWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
-	s.withID(w, r, id, func(id dayfly.ID) error {
-		ws, err := s.o.Workspaces.Pause(context.WithoutCancel(r.Context()), id)
-		s.guests.forget(id)
-		if err == nil {
-			s.reply(w, r, http.StatusOK, ws)
-		}
-		return err
-	})
+	s.turn(w, r, id, turn{do: s.o.Workspaces.Pause, goesOn: true, severs: true})
 }
 
 // ResumeWorkspace answers POST /v1/workspaces/{id}/resume.
 func (s routes) ResumeWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
-	s.withID(w, r, id, func(id dayfly.ID) error {
-		ws, err := s.o.Workspaces.Resume(r.Context(), id)
-		if err == nil {
-			s.started(w, r, http.StatusOK, ws)
-		}
-		return err
-	})
+	s.turn(w, r, id, turn{do: s.o.Workspaces.Resume, starts: true})
 }
 
 // RollbackWorkspace answers POST /v1/workspaces/{id}/rollback.

@@ -191,39 +191,49 @@ func (s routes) DeleteWorkspace(w http.ResponseWriter, r *http.Request, id Works
 	})
 }
 
+// turn is a change of a workspace's state.
+type turn struct {
+	do     func(context.Context, dayfly.ID) (dayfly.Workspace, error)
+	goesOn bool // without its caller: it must not end half-way
+	severs bool // connections to the guest end with it
+	starts bool // the answer has the stages of a start
+}
+
+func (s *Server) turn(w http.ResponseWriter, r *http.Request, id WorkspaceID, t turn) {
+	s.withID(w, r, id, func(id dayfly.ID) error {
+		ctx := r.Context()
+		if t.goesOn {
+			ctx = context.WithoutCancel(ctx)
+		}
+		ws, err := t.do(ctx, id)
+		if t.severs {
+			s.guests.forget(id)
+		}
+		switch {
+		case err != nil:
+			return err
+		case t.starts:
+			s.started(w, r, http.StatusOK, ws)
+		default:
+			s.reply(w, r, http.StatusOK, ws)
+		}
+		return nil
+	})
+}
+
 // StartWorkspace answers POST /v1/workspaces/{id}/start.
 func (s routes) StartWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
-	s.withID(w, r, id, func(id dayfly.ID) error {
-		ws, err := s.o.Workspaces.Start(r.Context(), id)
-		if err == nil {
-			s.started(w, r, http.StatusOK, ws)
-		}
-		return err
-	})
+	s.turn(w, r, id, turn{do: s.o.Workspaces.Start, starts: true})
 }
 
 // StopWorkspace answers POST /v1/workspaces/{id}/stop.
 func (s routes) StopWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
-	s.withID(w, r, id, func(id dayfly.ID) error {
-		ws, err := s.o.Workspaces.Stop(context.WithoutCancel(r.Context()), id)
-		s.guests.forget(id)
-		if err == nil {
-			s.reply(w, r, http.StatusOK, ws)
-		}
-		return err
-	})
+	s.turn(w, r, id, turn{do: s.o.Workspaces.Stop, goesOn: true, severs: true})
 }
 
 // RestartWorkspace answers POST /v1/workspaces/{id}/restart.
 func (s routes) RestartWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
-	s.withID(w, r, id, func(id dayfly.ID) error {
-		ws, err := s.o.Workspaces.Restart(context.WithoutCancel(r.Context()), id)
-		s.guests.forget(id)
-		if err == nil {
-			s.started(w, r, http.StatusOK, ws)
-		}
-		return err
-	})
+	s.turn(w, r, id, turn{do: s.o.Workspaces.Restart, goesOn: true, severs: true, starts: true})
 }
 
 // UpdateWorkspace answers PATCH /v1/workspaces/{id}.
