@@ -57,9 +57,11 @@ func (at *attachment) Close() {
 // run runs a command in a workspace and returns its exit. The error is for the
 // user: it has the exit code that a shell would have.
 func (at *attachment) run(ctx context.Context, id dayfly.ID, cmd client.Command) (client.Exit, error) {
-	out := &firstWrite{w: at.app.stdout, at: &at.firstOutput}
-	cmd.Stdout = out
-	cmd.Stderr = &firstWrite{w: at.app.stderr, at: &at.firstOutput}
+	// What the command says is held until signals go to it: who has read its first
+	// line may send one.
+	bound := make(chan struct{})
+	cmd.Stdout = &firstWrite{w: at.app.stdout, at: &at.firstOutput, after: bound}
+	cmd.Stderr = &firstWrite{w: at.app.stderr, at: &at.firstOutput, after: bound}
 	if at.interactive {
 		cmd.Stdin = at.app.stdin
 	}
@@ -76,6 +78,7 @@ func (at *attachment) run(ctx context.Context, id dayfly.ID, cmd client.Command)
 	}
 	at.startedAt = time.Since(began)
 	at.relay.to(p)
+	close(bound)
 	if at.tty != nil && at.tty.Size() != *cmd.TTY { // it changed while nobody was told
 		_ = p.Resize(ctx, at.tty.Size())
 	}
@@ -152,14 +155,17 @@ func (at *attachment) why(id dayfly.ID, err error) error {
 	}
 }
 
-// firstWrite notes when something was first written.
+// firstWrite notes when something was first written, and writes nothing before
+// after is closed.
 type firstWrite struct {
-	w    io.Writer
-	at   *time.Duration
-	once sync.Once
+	w     io.Writer
+	at    *time.Duration
+	after <-chan struct{}
+	once  sync.Once
 }
 
 func (f *firstWrite) Write(p []byte) (int, error) {
+	<-f.after
 	n, err := f.w.Write(p)
 	f.once.Do(func() {
 		if *f.at == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -16,8 +17,8 @@ import (
 const twice = time.Second
 
 // relay is what becomes of the signals this process gets while it runs a
-// command: before the command has started they cancel, then they are passed
-// on, and a second one soon after cancels. Once cancelled, a third ends the
+// command: before the command has started they cancel (those that are messages
+// wait for it), then they are passed on, and a second one soon after cancels. Once cancelled, a third ends the
 // process on the spot.
 type relay struct {
 	ch     chan os.Signal
@@ -27,6 +28,7 @@ type relay struct {
 
 	mu        sync.Mutex
 	process   *client.Process
+	early     []syscall.Signal // messages to a process that has not started
 	last      time.Time
 	cancelled int
 }
@@ -70,6 +72,10 @@ func (r *relay) to(p *client.Process) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.process = p
+	for _, s := range r.early {
+		r.pass(s)
+	}
+	r.early = nil
 }
 
 func (r *relay) take(s syscall.Signal) {
@@ -82,6 +88,12 @@ func (r *relay) take(s syscall.Signal) {
 		r.resize()
 		return
 	case syscall.SIGUSR1, syscall.SIGUSR2:
+		if r.process == nil {
+			if !slices.Contains(r.early, s) { // as the kernel keeps one of each
+				r.early = append(r.early, s)
+			}
+			return
+		}
 		r.pass(s)
 		return
 	}

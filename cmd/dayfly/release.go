@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"github.com/dayfly/dayfly"
@@ -164,8 +165,12 @@ func (r release) unpack(archive io.ReadSeeker, path string) error {
 	return dayfly.Errorf(dayfly.Invalid, "the archive has no %s", r.member())
 }
 
-// putProgram writes a program under another name, and then under its own.
+// putProgram writes a program under another name, and then under its own. No
+// process is started meanwhile: one that had the file open for writing until its
+// exec would keep the program from being run (ETXTBSY, golang.org/issue/22315).
 func putProgram(from io.Reader, path string) (err error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".firecracker-*")
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"os/exec"
@@ -20,7 +21,9 @@ import (
 // typist is the program on a terminal, and who types at it.
 type typist struct {
 	*exec.Cmd
-	keys, screen *os.File // the terminal's two ends
+	keys, screen *os.File    // the terminal's two ends
+	shown        chan []byte // what comes on the screen, read until the terminal is closed
+	ended        chan struct{}
 	seen         bytes.Buffer
 	before       unix.Termios
 }
@@ -42,7 +45,10 @@ func onTerminalWith(t *testing.T, env []string, args ...string) *typist {
 		_ = screen.Close()
 		_ = keys.Close()
 	})
-	p := &typist{Cmd: exec.CommandContext(t.Context(), "dayfly", args...), keys: keys, screen: screen}
+	p := &typist{
+		Cmd: exec.CommandContext(t.Context(), "dayfly", args...), keys: keys, screen: screen,
+		shown: make(chan []byte, 1024), ended: make(chan struct{}),
+	}
 	p.before = p.termios(t)
 	if err := pty.Setsize(keys, &pty.Winsize{Rows: 33, Cols: 99}); err != nil {
 		t.Fatal(err)
@@ -54,7 +60,31 @@ func onTerminalWith(t *testing.T, env []string, args ...string) *typist {
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
+	go func() {
+		defer close(p.ended)
+		_ = p.Wait()
+	}()
+	go p.watch(t.Context())
 	return p
+}
+
+// watch reads the screen, as a terminal does whoever looks at it: a program
+// whose output nobody takes would wait for ever.
+func (p *typist) watch(ctx context.Context) {
+	for {
+		buf := make([]byte, 4096)
+		n, err := p.keys.Read(buf)
+		if n > 0 {
+			select {
+			case p.shown <- buf[:n]:
+			case <-ctx.Done():
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 func (p *typist) termios(t *testing.T) unix.Termios {
@@ -81,24 +111,41 @@ func (p *typist) types(t *testing.T, keys string) {
 	}
 }
 
-// sees reads until text was on the screen since the last call.
+// sees reads until text was on the screen since the last call. A program that
+// ends without having shown it is a failure.
 func (p *typist) sees(t *testing.T, text string) {
 	t.Helper()
 	p.seen.Reset()
-	buf := make([]byte, 4096)
 	for !strings.Contains(p.seen.String(), text) {
-		n, err := p.keys.Read(buf)
-		p.seen.Write(buf[:n])
-		if err != nil {
-			t.Fatalf("waiting for %q: %v; on the screen: %q", text, err, &p.seen)
+		select {
+		case part := <-p.shown:
+			p.seen.Write(part)
+			continue
+		case <-p.ended:
+		}
+		if !p.sayLast(text) {
+			t.Fatalf("it ended with %v before it showed %q; on the screen: %q", p.ProcessState, text, &p.seen)
 		}
 	}
+}
+
+// sayLast has an ended program's last words in seen: it makes the terminal say
+// a line of its own, which comes after them.
+func (p *typist) sayLast(text string) bool {
+	const last = "<the last line>"
+	if _, err := p.screen.WriteString(last); err != nil {
+		return false
+	}
+	for !strings.Contains(p.seen.String(), last) {
+		p.seen.Write(<-p.shown)
+	}
+	return strings.Contains(p.seen.String(), text)
 }
 
 // ends waits for the program and sees to it that the terminal is as before.
 func (p *typist) ends(t *testing.T, code int) {
 	t.Helper()
-	_ = p.Wait()
+	<-p.ended
 	if got := p.ProcessState.ExitCode(); got != code {
 		t.Errorf("exit code %d, want %d; on the screen: %q", got, code, &p.seen)
 	}
