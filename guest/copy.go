@@ -45,6 +45,7 @@ const (
 // request takes to arrive the guest's clock is behind, so it is repeated if that
 // was long, which it is where many machines share few processors.
 func (s *Session) Thaw(ctx context.Context) error {
+	defer s.beginBehind()
 	for range thawTries {
 		now := time.Now()
 		in := wire.Thaw{Timestamp: now.UTC().Format(time.RFC3339Nano)}
@@ -119,7 +120,10 @@ func (s *Session) call(ctx context.Context, path string, in, out any) error {
 		}
 		defer clear(body) // it may hold secrets
 	}
-	answer, err := s.post(ctx, path, body)
+	answer, made, err := s.ahead(ctx, path, body)
+	if !made {
+		answer, err = s.post(ctx, path, body)
+	}
 	if err != nil || out == nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -40,20 +41,63 @@ func (r *Refusal) Error() string { return fmt.Sprintf("the agent answered %d: %q
 
 // Session is one conversation with an agent. Its methods may be called at the
 // same time.
+//
+// It begins with lines (see wire.Hail) and goes on with streams from the first
+// time that one is needed: a restored machine is renewed and thawed before.
 type Session struct {
-	mux  *yamux.Session
-	http *http.Client
+	conn  net.Conn
+	nonce string
+	quiet <-chan struct{} // closed when no hail is written any more
+	http  *http.Client
+	done  chan struct{} // closed when the session has ended
+
+	turn sync.Mutex // held over a call, and over the beginning of streams
+	r    *bufio.Reader
+	ends sync.Once
+
+	mux atomic.Pointer[yamux.Session] // nil: no stream was needed yet
 }
 
 // Open hails the agent on conn until it answers and starts a session. It takes
 // over conn, also on error. ctx bounds the wait, not the session.
 func Open(ctx context.Context, conn net.Conn) (*Session, wire.Hello, error) {
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	r := bufio.NewReaderSize(conn, wire.MaxHello)
-	hello, err := meet(conn, r)
+	s := &Session{conn: conn, nonce: newNonce(), r: bufio.NewReaderSize(conn, wire.MaxHello), done: make(chan struct{})}
+	s.http = &http.Client{Transport: &http.Transport{
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return s.Dial(ctx, wire.AgentPort) },
+		MaxResponseHeaderBytes: maxReply,
+		DisableCompression:     true,
+	}}
+	var hello wire.Hello
+	err := s.bounded(ctx, func() (err error) {
+		hello, s.quiet, err = meet(conn, s.r, s.nonce)
+		if err == nil && !hello.Calls {
+			err = s.begin()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, hello, err
+	}
+	return s, hello, nil
+}
+
+// bounded does something with the lines of the session until ctx ends, which
+// ends the session as well, as an error does: nobody knows then where its lines
+// end.
+func (s *Session) bounded(ctx context.Context, do func() error) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetDeadline(time.Unix(1, 0)) })
+	err := do()
 	if !stop() || err != nil {
-		conn.Close()
-		return nil, hello, errors.Join(context.Cause(ctx), err)
+		_ = s.Close()
+		return errors.Join(context.Cause(ctx), err)
+	}
+	return nil
+}
+
+// begin lets streams begin. s.turn is held, or nobody else has s.
+func (s *Session) begin() error {
+	if err := s.goOn(); err != nil {
+		return err
 	}
 	cfg := yamux.DefaultConfig()
 	cfg.EnableKeepAlive = false // whoever holds the machine knows when it ends
@@ -61,18 +105,46 @@ func Open(ctx context.Context, conn net.Conn) (*Session, wire.Hello, error) {
 	cfg.LogOutput = io.Discard  // what it logs are bytes of the guest's
 	cfg.StreamOpenTimeout = 0   // a paused or busy guest is no reason to end the session
 	cfg.ConnectionWriteTimeout = time.Minute
-	mux, err := yamux.Client(&buffered{conn, r}, cfg)
+	mux, err := yamux.Client(&buffered{s.conn, s.r}, cfg)
 	if err != nil {
-		conn.Close()
-		return nil, hello, fmt.Errorf("guest: session: %w", err)
+		return fmt.Errorf("guest: session: %w", err)
 	}
-	s := &Session{mux: mux}
-	s.http = &http.Client{Transport: &http.Transport{
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return s.Dial(ctx, wire.AgentPort) },
-		MaxResponseHeaderBytes: maxReply,
-		DisableCompression:     true,
-	}}
-	return s, hello, nil
+	s.mux.Store(mux)
+	go func() {
+		<-mux.CloseChan()
+		s.end()
+	}()
+	return nil
+}
+
+// streams returns what carries streams, and begins it if need be. A ctx that
+// ends before is no reason to end the session: others may wait for it, too.
+func (s *Session) streams(ctx context.Context) (*yamux.Session, error) {
+	if mux := s.mux.Load(); mux != nil {
+		return mux, nil
+	}
+	select {
+	case err := <-s.beginBehind():
+		return s.mux.Load(), err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// beginBehind lets streams begin, if they have not yet, and says when. It does
+// not wait.
+func (s *Session) beginBehind() <-chan error {
+	begun := make(chan error, 1)
+	go func() {
+		s.turn.Lock()
+		defer s.turn.Unlock()
+		if s.mux.Load() != nil {
+			begun <- nil
+			return
+		}
+		begun <- s.bounded(context.Background(), s.begin)
+	}()
+	return begun
 }
 
 // buffered is a connection some of whose input was read ahead.
@@ -87,7 +159,11 @@ func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
 // an Unavailable error. The agent's own is always there, and its answer is read
 // with the first bytes that it sends: one round trip less.
 func (s *Session) Dial(ctx context.Context, port uint16) (net.Conn, error) {
-	st, err := s.mux.OpenStream()
+	mux, err := s.streams(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("guest: dial port %d: %w", port, err)
+	}
+	st, err := mux.OpenStream()
 	if err != nil {
 		return nil, fmt.Errorf("guest: dial port %d: %w", port, err)
 	}
@@ -166,7 +242,7 @@ func (s *Session) Init(ctx context.Context, in wire.Init) (wire.InitReply, error
 // Poweroff asks the guest to end its processes, write its disk out and power
 // off. The machine's end, not this call's return, says that it did.
 func (s *Session) Poweroff(ctx context.Context) error {
-	if _, err := s.post(ctx, wire.PoweroffPath, nil); err != nil && s.mux.IsClosed() {
+	if _, err := s.post(ctx, wire.PoweroffPath, nil); err != nil && s.over() {
 		return nil // it went down before it could answer
 	} else if err != nil {
 		return fmt.Errorf("guest: power off: %w", err)
@@ -201,11 +277,28 @@ func clip(b []byte) []byte {
 	return b[:min(len(b), most)]
 }
 
-// Done is closed when the session has ended, by either side.
-func (s *Session) Done() <-chan struct{} { return s.mux.CloseChan() }
+// Done is closed when the session has ended. That the guest ended one without
+// streams is not seen before the next call.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+func (s *Session) over() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Session) end() { s.ends.Do(func() { close(s.done) }) }
 
 // Close hangs up. Streams end with an error.
 func (s *Session) Close() error {
+	defer s.end()
 	s.http.CloseIdleConnections()
-	return s.mux.Close()
+	if mux := s.mux.Load(); mux != nil {
+		return mux.Close()
+	}
+	_ = s.conn.Close() // the guest may have ended it; a call under way ends with an error
+	return nil
 }

@@ -40,9 +40,32 @@ func newSession(t *testing.T, handler http.Handler, stale string) *guest.Session
 	if err != nil {
 		t.Fatal(err)
 	}
-	got.Nonce = ""
+	got.Nonce, got.Calls = "", false
 	if got != hello {
 		t.Errorf("hello is %+v, want %+v", got, hello)
+	}
+	t.Cleanup(func() {
+		_ = s.Close()
+		if err := <-served; err != nil && !errors.Is(err, io.ErrClosedPipe) { // an answer that nobody waits for any more
+			t.Errorf("the guest's end: %v", err)
+		}
+		_ = sessions.Close()
+	})
+	return s
+}
+
+// newSessionOf is newSession with an agent whose lines are changed on their way.
+func newSessionOf(t *testing.T, handler http.Handler, change func(line []byte) []byte) *guest.Session {
+	t.Helper()
+	host, inside := net.Pipe()
+	sessions := boot.NewSessions(handler)
+	served := make(chan error, 1)
+	go func() {
+		served <- sessions.Serve(changed{inside, change}, func() wire.Hello { return hello })
+	}()
+	s, _, err := guest.Open(t.Context(), host)
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = s.Close()
@@ -52,6 +75,18 @@ func newSession(t *testing.T, handler http.Handler, stale string) *guest.Session
 		_ = sessions.Close()
 	})
 	return s
+}
+
+type changed struct {
+	net.Conn
+	change func([]byte) []byte
+}
+
+func (c changed) Write(p []byte) (int, error) {
+	if _, err := c.Conn.Write(c.change(p)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 func TestStaleBytesAheadOfTheHelloAreDiscarded(t *testing.T) {

@@ -37,51 +37,77 @@ const (
 	padding      = 256 << 10
 )
 
-// meet hails the agent, answers its hello and waits until it is ready. What it
-// reads too much stays in r. It reads all the while: an agent that is being
-// answered may have more hellos to say first.
-func meet(conn net.Conn, r *bufio.Reader) (hello wire.Hello, err error) {
+// newNonce is 32 hexadecimal digits that no other connection has.
+func newNonce() string {
 	var b [wire.NonceLen / 2]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	nonce := hex.EncodeToString(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// meet hails the agent and returns its hello. quiet is closed when no hail is
+// written any more: whoever says something else waits for that, and reads
+// meanwhile, as an agent that is being answered may have more hellos to say
+// first. What is read too much stays in r.
+func meet(conn net.Conn, r *bufio.Reader, nonce string) (hello wire.Hello, quiet <-chan struct{}, err error) {
 	heard, said := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(said)
-		talk(conn, nonce, heard)
-	}()
-	defer func() {
-		if err != nil {
-			_ = conn.SetDeadline(time.Unix(1, 0)) // the guest may not read
-		}
-		<-said
+		hail(conn, nonce, heard)
 	}()
 	in := &lines{r: r}
 	hello, err = in.hello(nonce)
 	close(heard)
 	if err != nil {
-		return hello, err
+		_ = conn.SetDeadline(time.Unix(1, 0)) // the guest may not read
+		<-said
 	}
+	return hello, said, err
+}
+
+// say writes, and reads lines until one is the answer.
+func (s *Session) say(what []byte, isAnswer func(line []byte) bool) (err error) {
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		<-s.quiet
+		_, _ = s.conn.Write(what) // whoever reads says why
+	}()
+	defer func() {
+		if err != nil {
+			_ = s.conn.SetDeadline(time.Unix(1, 0)) // the guest may not read
+		}
+		<-said
+	}()
+	in := &lines{r: s.r}
 	for {
 		line, err := in.next()
 		if err != nil {
-			return hello, err
+			return err
 		}
-		if got, ok := wire.CutWord(line, wire.Ready); ok && got == nonce {
-			return hello, nil
+		if isAnswer(line) {
+			return nil
 		}
 	}
 }
 
-// talk is what the host says: hails until it was heard, then go. In this order
-// a hail can never be behind the go, where it would break the session.
-func talk(w io.Writer, nonce string, heard <-chan struct{}) {
+// goOn says go and waits until the agent is ready.
+func (s *Session) goOn() error {
+	return s.say(wire.AppendWord(nil, wire.Go, s.nonce), func(line []byte) bool {
+		got, ok := wire.CutWord(line, wire.Ready)
+		return ok && got == s.nonce
+	})
+}
+
+// hail hails until it was heard. When it has returned no hail of this host is
+// written any more: behind a go it would break the session.
+func hail(w io.Writer, nonce string, heard <-chan struct{}) {
 	// The newline ends what the last host left on the line.
-	hail := wire.AppendWord([]byte{'\n'}, wire.Hail, nonce)
+	line := wire.AppendWord([]byte{'\n'}, wire.Hail, nonce)
 	pause := firstPause
 	for n := 1; ; n++ {
-		say := hail
+		say := line
 		if n >= patientHails {
-			say = append(bytes.Repeat([]byte{' '}, padding), hail...)
+			say = append(bytes.Repeat([]byte{' '}, padding), line...)
 		}
 		if _, err := w.Write(say); err != nil {
 			return // whoever reads says why
@@ -91,7 +117,6 @@ func talk(w io.Writer, nonce string, heard <-chan struct{}) {
 		case <-again.C:
 		case <-heard:
 			again.Stop()
-			_, _ = w.Write(wire.AppendWord(nil, wire.Go, nonce))
 			return
 		}
 		pause = min(2*pause, longestPause)

@@ -137,11 +137,14 @@ func (l *link) Write(b []byte) (int, error) {
 
 // events are what can befall a channel before a host comes to stay.
 var events = map[string]func(*port){
-	"session left, unseen": func(p *port) { _, _ = open(p) },
-	"session left, seen":   func(p *port) { _, _ = open(p); p.leave() },
-	"session ended":        func(p *port) { s, _ := open(p); _ = s.Close() },
+	"meeting left, unseen": func(p *port) { _, _ = open(p) },
+	"meeting left, seen":   func(p *port) { _, _ = open(p); p.leave() },
+	"meeting ended":        func(p *port) { s, _ := open(p); _ = s.Close() },
+	"session left, unseen": func(p *port) { _ = begun(p) },
+	"session left, seen":   func(p *port) { _ = begun(p); p.leave() },
+	"session ended":        func(p *port) { _ = begun(p).Close() },
 	"request left": func(p *port) {
-		s, _ := open(p)
+		s := begun(p)
 		go func() { _ = s.Poweroff(context.Background()) }() // it is cut off
 		<-p.asked
 	},
@@ -153,8 +156,22 @@ var events = map[string]func(*port){
 		n := strings.Repeat("b", wire.NonceLen)
 		p.say(wire.Hail + n + "\n" + wire.Go + n + "\n")
 	},
-	"frame without its end": func(p *port) { _, _ = open(p); p.frame(100) },
+	"call left": func(p *port) {
+		s, _ := open(p)
+		go func() { _ = s.Thaw(context.Background()) }() // it is cut off
+		<-p.asked
+	},
+	"call without its end": func(p *port) {
+		p.say(halfCall(100))
+	},
+	"frame without its end": func(p *port) { _ = begun(p); p.frame(100) },
 	"no host for a while":   func(p *port) { p.leave() },
+}
+
+// halfCall is all that a host says that dies in a call of so many bytes.
+func halfCall(size int) string {
+	n := strings.Repeat("c", wire.NonceLen)
+	return wire.Hail + n + "\n" + string(wire.Call{Nonce: n, Path: wire.RenewPath, Size: size}.AppendLine(nil)) + "{"
 }
 
 // say is a host that writes without listening, and is gone.
@@ -193,13 +210,31 @@ func open(p *port) (*guest.Session, error) {
 	return s, err
 }
 
+// begun is a session in which streams have begun.
+func begun(p *port) *guest.Session {
+	s, err := open(p)
+	if err != nil {
+		panic(err) // an agent answers every host
+	}
+	c, err := s.Dial(context.Background(), wire.AgentPort)
+	if err != nil {
+		panic(err)
+	}
+	_ = c.Close()
+	return s
+}
+
 // hear lets something happen to an agent's channel and then calls the agent.
-func hear(before func(*port)) error {
-	p := newPort()
+func hear(before func(*port)) error { return hearOn(newPort(), before) }
+
+func hearOn(p *port, before func(*port)) error {
 	sessions := boot.NewSessions(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p.asked <- r.URL.Path
 		if r.URL.Path == wire.PoweroffPath {
 			<-r.Context().Done()
+			return
+		}
+		if r.URL.Path == wire.ThawPath {
 			return
 		}
 		_, _ = io.WriteString(w, `{}`)
@@ -225,7 +260,11 @@ func hear(before func(*port)) error {
 	if _, err := s.Init(context.Background(), wire.Init{}); err != nil {
 		return err
 	}
-	if path := <-p.asked; path != wire.InitPath {
+	path := <-p.asked
+	for path == wire.ThawPath { // of "call left", who may have asked again
+		path = <-p.asked
+	}
+	if path != wire.InitPath {
 		return fmt.Errorf("the agent was asked for %s", path)
 	}
 	return nil
@@ -257,10 +296,17 @@ func TestHostIsHeardWhateverCameBefore(t *testing.T) {
 // for padding to come.
 func TestHostIsHeardInTheMiddleOfTheLongestFrame(t *testing.T) {
 	err := hear(func(p *port) {
-		_, _ = open(p)
+		_ = begun(p)
 		p.frame(256 << 10)
 	})
 	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestHostIsHeardInTheMiddleOfTheLongestCall likewise.
+func TestHostIsHeardInTheMiddleOfTheLongestCall(t *testing.T) {
+	if err := hear(func(p *port) { p.say(halfCall(wire.MaxCall)) }); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -23,13 +23,14 @@ import (
 type Sessions struct {
 	streams *streams
 	http    *http.Server
+	handler http.Handler
 	nonce   string // of the last hail; it outlives a call of Serve, as the host's go may
 	waiting bool   // that hail ended a session and was not answered yet
 }
 
 // NewSessions starts to serve handler; Close ends it.
 func NewSessions(handler http.Handler) *Sessions {
-	s := &Sessions{streams: newStreams(), http: &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}}
+	s := &Sessions{streams: newStreams(), handler: handler, http: &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}}
 	go func() { _ = s.http.Serve(s.streams) }()
 	return s
 }
@@ -73,8 +74,8 @@ func (s *Sessions) Serve(conn io.ReadWriteCloser, hello func() wire.Hello) error
 	return nil
 }
 
-// meet answers hails until the host says go, and drops all other lines. It
-// returns false when the host hung up before that.
+// meet answers hails and calls until the host says go, and drops all other
+// lines. It returns false when the host hung up before that.
 func (s *Sessions) meet(conn io.Writer, in *bufio.Reader, hello func() wire.Hello) (bool, error) {
 	// This ends whatever a broken session left on the line, and waits for a
 	// host to be there: without one, reads return at once.
@@ -101,6 +102,10 @@ func (s *Sessions) meet(conn io.Writer, in *bufio.Reader, hello func() wire.Hell
 			if err := s.answer(conn, hello); err != nil {
 				return false, err
 			}
+		} else if call, ok := wire.CutCall(line); ok && call.Nonce == s.nonce {
+			if whole, err := s.take(conn, in, call); !whole {
+				return false, err
+			}
 		} else if nonce, ok := wire.CutWord(line, wire.Go); ok && nonce == s.nonce {
 			_, err := conn.Write(wire.AppendWord(nil, wire.Ready, nonce))
 			return err == nil, err
@@ -112,7 +117,7 @@ func (s *Sessions) meet(conn io.Writer, in *bufio.Reader, hello func() wire.Hell
 func (s *Sessions) answer(conn io.Writer, hello func() wire.Hello) error {
 	s.waiting = false
 	h := hello()
-	h.Nonce = s.nonce
+	h.Calls, h.Nonce = true, s.nonce
 	_, err := conn.Write(h.AppendLine(nil))
 	return err
 }

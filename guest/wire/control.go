@@ -24,6 +24,10 @@ const (
 	RehearsePath = "/rehearse" // POST Rehearse -> RehearseReply: a start on throw-away parts, undone again
 )
 
+// MayCall reports whether a route may be called ahead of a session: those that
+// stand between a restored machine and its processes.
+func MayCall(path string) bool { return path == RenewPath || path == ThawPath }
+
 // AgentPort is the port of the in-guest API, as E2B clients know it. A stream
 // from the host names the port it wants in its first bytes; see Preamble.
 const AgentPort = 49983
