@@ -88,8 +88,8 @@ func (s *System) hello() wire.Hello {
 const bootIDFile = "/proc/sys/kernel/random/boot_id"
 
 func bootID() string {
-	b, _ := os.ReadFile(bootIDFile)
-	return strings.TrimSpace(string(b))
+	b, _, _ := readSmall(bootIDFile)
+	return strings.TrimSpace(b)
 }
 
 // link is the port as one session sees it: closing it ends reads and writes but

@@ -1,10 +1,14 @@
 package boot
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly/guest/wire"
 )
@@ -70,10 +74,27 @@ func TestNewMachineIDKeepsLinksAndMissingFiles(t *testing.T) {
 func TestGenerationIsReplacedWhole(t *testing.T) {
 	t.Parallel()
 	r := &renewing{in: &wire.Renew{Generation: "g-1"}, run: filepath.Join(t.TempDir(), "run")}
-	for _, id := range []string{"g-1", "g-2"} {
-		r.in.Generation = id
-		if got, err := r.generation(t.Context()); err != nil || got != id {
-			t.Errorf("generation = %q, %v", got, err)
+	path := filepath.Join(r.run, generationFile)
+	for _, c := range []struct {
+		id     string
+		before func() error // what the workspace made of it
+	}{
+		{"g-1", nil},
+		{"longer-than-before", nil},
+		{"g-2", nil},
+		{"g-3", func() error { return os.WriteFile(path, bytes.Repeat([]byte("x"), 9000), 0o600) }},
+		{"g-4", func() error { return os.Remove(path) }},
+		{"g-5", func() error { return errors.Join(os.Remove(path), os.Symlink("/dev/null", path)) }},
+		{"g-6", func() error { return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)) }},
+	} {
+		r.in.Generation = c.id
+		if c.before != nil {
+			if err := c.before(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := r.generation(t.Context()); err != nil || got != c.id || read(t, path) != c.id+"\n" {
+			t.Errorf("generation = %q, %v, and the file has %q; want %q", got, err, read(t, path), c.id)
 		}
 	}
 	if entries, _ := os.ReadDir(r.run); len(entries) != 1 {

