@@ -65,6 +65,7 @@ func (c Change) after(before Record) (Record, error) {
 	if now.Namespace != "" && now.Namespace != before.Namespace {
 		return now, dayfly.Errorf(dayfly.Invalid, "workspace %s is in another namespace, which cannot be changed", now.ID)
 	}
+	now.Durable = now.Durable || before.Durable // what somebody was told stays said
 	now.Revision, now.Namespace, now.CreatedAt = before.Revision, before.Namespace, before.CreatedAt
 	return now, nil
 }
