@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -458,6 +459,36 @@ func TestSelectionsReachTheServer(t *testing.T) {
 	next := must[dayfly.Page](s, ask{key: fakehost.AdminKey, method: "GET", path: "/v1/workspaces?limit=1&cursor=" + url.QueryEscape(page.Next)})
 	if next.Next != "" || next.Workspaces[0].ID == page.Workspaces[0].ID {
 		t.Errorf("pages %+v, %+v", page, next)
+	}
+}
+
+// TestEveryCreationTakesAnIdempotencyKey and hands it on; what is none is refused
+// before anything is made.
+func TestEveryCreationTakesAnIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	ws := must[dayfly.Workspace](s, ask{key: fakehost.AdminKey, method: "POST", path: "/v1/workspaces", body: `{"image":"base"}`})
+	at := "/v1/workspaces/" + string(ws.ID)
+	var want []string
+	for path, body := range map[string]string{
+		at + "/fork": `{}`, at + "/snapshots": `{}`, "/v1/keys": `{}`, "/v1/namespaces": `{"name":"team"}`, "/v1/webhooks": `{"url":"https://example.com/"}`,
+	} {
+		do := func(keys ...string) int {
+			resp, _ := s.do(ask{key: fakehost.AdminKey, method: "POST", path: path, body: body, header: http.Header{"Idempotency-Key": keys}})
+			return resp.StatusCode
+		}
+		for _, bad := range [][]string{{""}, {"a b"}, {strings.Repeat("x", 256)}, {"a", "b"}} {
+			if got := do(bad...); got != 400 {
+				t.Errorf("%s with %q: %d", path, bad, got)
+			}
+		}
+		if got := do(path); got != 201 {
+			t.Errorf("%s: %d", path, got)
+		}
+		want = append(want, path)
+	}
+	if got := s.host.Onces(); !slices.Equal(got, want) {
+		t.Errorf("asked for with %q, not %q", got, want)
 	}
 }
 
