@@ -34,6 +34,9 @@ func (s *Store) Update(ctx context.Context, c Change) (Record, error) {
 		} else {
 			err = q.replace(ctx, c, now, before)
 		}
+		if err == nil && now.State != dayfly.Deleted && now.Name != before.Name {
+			err = q.rename(ctx, before, s.now())
+		}
 		if err != nil {
 			return err
 		}
