@@ -402,6 +402,49 @@ func TestMetricsAreTheHostsAndTheGuests(t *testing.T) {
 }
 
 // TestLogOfARealCommand runs one by a real agent in this process.
+// TestBootLogOfAMachineThatBootedForAnotherSaysSo, and that of one that has booted
+// shows what its kernel said.
+func TestBootLogOfAMachineThatBootedForAnotherSaysSo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ws := w.create(base)
+	kids, err := w.Fork(t.Context(), ws.ID, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot := func(id dayfly.ID) string {
+		r, err := w.Log(t.Context(), id, dayfly.LogQuery{Source: dayfly.BootLog, Tail: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		b, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if got := boot(kids[0].ID); got != "line 3\n" {
+		t.Errorf("a console that is there: %q", got)
+	}
+	w.node.silent = true
+	if got := boot(kids[0].ID); !strings.HasPrefix(got, "[dayfly] there is no boot log: ") || !strings.Contains(got, "forked") {
+		t.Errorf("of a copy: %q", got)
+	}
+	if got := boot(ws.ID); got != "" {
+		t.Errorf("of one that has booted: %q", got)
+	}
+	if _, err := w.Pause(t.Context(), ws.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Resume(t.Context(), ws.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := boot(ws.ID); !strings.Contains(got, "a pause") {
+		t.Errorf("of one that was resumed: %q", got)
+	}
+}
+
 func TestLogOfARealCommand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
