@@ -92,6 +92,10 @@ func (c *Control) AwaitEvent(ctx context.Context, after int64) error {
 	}
 }
 
+// secretChars is how long a webhook's secret is: 200 random bits. Base32 in whole
+// groups of four is base64, too, in which a key of 30 bytes is read out of it.
+const secretChars = 40
+
 // maxWebhooks bounds those of one namespace.
 const maxWebhooks = 100
 
@@ -127,7 +131,7 @@ func (c *Control) addWebhook(ctx context.Context, w dayfly.Webhook, once store.O
 	if len(had) >= maxWebhooks {
 		return dayfly.Webhook{}, dayfly.Errorf(dayfly.Exhausted, "there are %d webhooks, the most there may be: delete one", len(had))
 	}
-	w.ID, w.Secret, w.CreatedAt = "wh"+randomText(16), "whsec_"+randomText(40), c.now()
+	w.ID, w.Secret, w.CreatedAt = "wh"+randomText(16), webhook.SecretPrefix+randomText(secretChars), c.now()
 	err = c.counted(c.db.CreateWebhook(ctx, w, once))
 	c.hooks.Wake()
 	return w, err

@@ -1024,9 +1024,11 @@ type ClientInterface interface {
 
 	// CreateWebhookWithBody Have events sent to a URL.
 	//
-	// Each event is a POST with the JSON of the Event, and the headers
-	// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
-	// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
+	// Each event is a POST with the JSON of the Event, signed in the manner of
+	// Standard Webhooks: Webhook-Id, the event's id; Webhook-Timestamp, in Unix
+	// seconds; and Webhook-Signature, v1 and a comma and the base64 of the
+	// HMAC-SHA256 of id, timestamp and body, with dots between them, under the
+	// secret: the base64 behind its whsec_. Dayfly-Webhook-Id is the webhook's.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -1035,9 +1037,11 @@ type ClientInterface interface {
 
 	// CreateWebhook Have events sent to a URL.
 	//
-	// Each event is a POST with the JSON of the Event, and the headers
-	// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
-	// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
+	// Each event is a POST with the JSON of the Event, signed in the manner of
+	// Standard Webhooks: Webhook-Id, the event's id; Webhook-Timestamp, in Unix
+	// seconds; and Webhook-Signature, v1 and a comma and the base64 of the
+	// HMAC-SHA256 of id, timestamp and body, with dots between them, under the
+	// secret: the base64 behind its whsec_. Dayfly-Webhook-Id is the webhook's.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1951,9 +1955,11 @@ func (c *Client) ListWebhooks(ctx context.Context, reqEditors ...RequestEditorFn
 
 // CreateWebhookWithBody Have events sent to a URL.
 //
-// Each event is a POST with the JSON of the Event, and the headers
-// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
-// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
+// Each event is a POST with the JSON of the Event, signed in the manner of
+// Standard Webhooks: Webhook-Id, the event's id; Webhook-Timestamp, in Unix
+// seconds; and Webhook-Signature, v1 and a comma and the base64 of the
+// HMAC-SHA256 of id, timestamp and body, with dots between them, under the
+// secret: the base64 behind its whsec_. Dayfly-Webhook-Id is the webhook's.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1972,9 +1978,11 @@ func (c *Client) CreateWebhookWithBody(ctx context.Context, params *CreateWebhoo
 
 // CreateWebhook Have events sent to a URL.
 //
-// Each event is a POST with the JSON of the Event, and the headers
-// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
-// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
+// Each event is a POST with the JSON of the Event, signed in the manner of
+// Standard Webhooks: Webhook-Id, the event's id; Webhook-Timestamp, in Unix
+// seconds; and Webhook-Signature, v1 and a comma and the base64 of the
+// HMAC-SHA256 of id, timestamp and body, with dots between them, under the
+// secret: the base64 behind its whsec_. Dayfly-Webhook-Id is the webhook's.
 //
 // Takes a body of the `application/json` content type.
 //
