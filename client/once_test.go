@@ -51,6 +51,9 @@ func TestEveryCreationSendsItsKeyOrNone(t *testing.T) {
 		if err := make(t.Context()); err != nil || len(sent) != 0 {
 			t.Errorf("%s: %q, %v", name, sent, err)
 		}
+		if err := make(t.Context(), client.Once("")); err != nil || len(sent) != 0 {
+			t.Errorf("%s with an empty key: %q, %v", name, sent, err)
+		}
 		if err := make(t.Context(), client.Once("k")); err != nil || !slices.Equal(sent, []string{"k"}) {
 			t.Errorf("%s once: %q, %v", name, sent, err)
 		}
