@@ -27,6 +27,10 @@ func (c *Control) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.W
 	if once.again {
 		return c.forked(ctx, once)
 	}
+	return c.fork(ctx, parent, count, once.Once)
+}
+
+func (c *Control) fork(ctx context.Context, parent *keeper, count int, once store.Once) ([]dayfly.Workspace, error) {
 	if ws := parent.view.Load(); ws.State != dayfly.Running {
 		return nil, parent.refusal("fork", ws.State)
 	}
@@ -39,12 +43,12 @@ func (c *Control) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.W
 		return nil, c.open()
 	}
 	defer c.ops.end()
-	f := &forking{c: c, parent: *parent.view.Load(), actor: dayfly.CallerOf(ctx).Key, once: once.Once}
+	f := &forking{c: c, parent: *parent.view.Load(), actor: dayfly.CallerOf(ctx).Key, once: once}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(c.ended, func() { cancel(context.Canceled) })()
 	f.cancel = cancel
-	list, err := c.node.ForkAdmitted(ctx, id, count, func(list []dayfly.Workspace) error { return f.admit(ctx, list) })
+	list, err := c.node.ForkAdmitted(ctx, parent.id, count, func(list []dayfly.Workspace) error { return f.admit(ctx, list) })
 	return f.settle(ctx, list, err)
 }
 

@@ -29,25 +29,19 @@ func (s *Store) Create(ctx context.Context, c Creation) ([]Record, bool, error) 
 		if err != nil {
 			return err
 		}
-		ids, known, err := q.madeBefore(ctx, c.Once, s.now())
-		if err != nil {
+		var ids []string
+		if ids, before, err = q.madeBefore(ctx, c.Once, s.now()); err != nil {
 			return err
 		}
-		if known {
-			before = true
+		if before {
 			made, err = q.still(ctx, ids)
 			return err
 		}
 		if err := q.admit(ctx, ns, c.Records, nil); err != nil {
 			return err
 		}
-		for _, r := range c.Records {
-			r = r.normal()
-			r.Revision = 1
-			if err := q.insert(ctx, r); err != nil {
-				return err
-			}
-			made = append(made, r)
+		if made, err = q.insertAll(ctx, c.Records); err != nil {
+			return err
 		}
 		if err := q.remember(ctx, c.Once, c.ids(), s.now()); err != nil {
 			return err
@@ -58,6 +52,19 @@ func (s *Store) Create(ctx context.Context, c Creation) ([]Record, bool, error) 
 		return nil, false, err
 	}
 	return made, before, nil
+}
+
+func (q session) insertAll(ctx context.Context, records []Record) ([]Record, error) {
+	var made []Record
+	for _, r := range records {
+		r = r.normal()
+		r.Revision = 1
+		if err := q.insert(ctx, r); err != nil {
+			return nil, err
+		}
+		made = append(made, r)
+	}
+	return made, nil
 }
 
 func (c Creation) ids() []string {
