@@ -77,6 +77,8 @@ check: setup-run lint ## formatting, vet, linters, import arrows, generated file
 	@go mod tidy -diff
 	@echo 'check: import arrows'
 	@go test -count=1 ./test/deps
+	@echo 'check: the exporter of traces, which only builds with the tag otlp have'
+	@go test -count=1 -tags otlp -run 'Span|Collector' ./cmd/dayfly
 	@echo 'check: generated files are up to date'
 	@$(MAKE) gen
 	@git diff --exit-code --stat -- '*gen.go' || \
@@ -89,6 +91,7 @@ lint: $(TOOLS)/golangci-lint
 		[ -z "$$out" ] || { printf 'run gofmt -w on:\n%s\n' "$$out" >&2; exit 1; }
 	@echo 'check: go vet'
 	@go vet ./...
+	@go vet -tags otlp ./...
 	@echo 'check: golangci-lint'
 	@$< run ./...
 

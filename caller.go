@@ -15,6 +15,7 @@ type Caller struct {
 	Workspace ID     // of a workspace token: all that it may reach
 	From      string // remote address, for the audit log
 	Request   string // id of the request, as in the server's log
+	Once      string // idempotency key of a request that makes something; empty: it is new each time
 }
 
 // Admin reports whether the caller may manage the host: images, keys, namespaces.

@@ -27,7 +27,8 @@ const (
 type Order string
 
 // The orders. Pages stay whole while workspaces come and go: what is there from
-// the first page to the last is listed once.
+// the first page to the last is listed once. By name, it is listed by the name of
+// the time of the first page, for a day.
 const (
 	NewestFirst Order = "newest" // by CreatedAt, then id; the default
 	OldestFirst Order = "oldest"

@@ -128,7 +128,7 @@ var _ ServerInterface = routes{}
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{id: requestID(r), at: time.Now()}
-	rec := &recorder{ResponseWriter: w, id: x.id}
+	rec := &recorder{ResponseWriter: w, id: x.id, before: func(status int) { s.writeDown(r, x, status) }}
 	r = r.WithContext(withExchange(r.Context(), x))
 	_, x.route = s.mux.Handler(r)
 	// A deadline for writing stays with a connection, whatever request set it.

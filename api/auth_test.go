@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -366,6 +367,91 @@ func TestLocalConnectionsNeedNoKey(t *testing.T) {
 	}
 }
 
+// slowAudit takes its time to write something down.
+type slowAudit struct {
+	log         api.Audit
+	asked, done chan struct{}
+}
+
+func (a slowAudit) Audit(ctx context.Context, q dayfly.AuditQuery) ([]dayfly.AuditEntry, error) {
+	return a.log.Audit(ctx, q)
+}
+
+func (a slowAudit) AddAudit(ctx context.Context, e dayfly.AuditEntry) {
+	a.asked <- struct{}{}
+	<-a.done
+	a.log.AddAudit(ctx, e)
+}
+
+// TestNobodyIsAnsweredBeforeAChangeIsWrittenDown: whole answers, streams, and
+// what is answered on a connection that was taken over.
+func TestNobodyIsAnsweredBeforeAChangeIsWrittenDown(t *testing.T) {
+	t.Parallel()
+	slow := slowAudit{asked: make(chan struct{}), done: make(chan struct{})}
+	s := newSite(t, func(o *api.Options) {
+		slow.log = o.Audit
+		o.Audit = slow
+	})
+	go func() { <-slow.asked; slow.done <- struct{}{} }()
+	ws := must[dayfly.Workspace](s, ask{key: fakehost.AdminKey, method: "POST", path: "/v1/workspaces", body: `{"image":"base"}`})
+	at := "/v1/workspaces/" + string(ws.ID)
+	exec := `{"command":["echo","a"]}`
+	socket := http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-WebSocket-Version": {"13"}, "Sec-WebSocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="}, "Sec-WebSocket-Protocol": {"dayfly.v1"}}
+	for name, a := range map[string]ask{
+		"answer":  {method: "POST", path: "/v1/namespaces", body: `{"name":"red"}`},
+		"refusal": {method: "POST", path: "/v1/namespaces", body: `{"name":"default"}`},
+		"stream":  {method: "POST", path: at + "/exec", body: exec, header: http.Header{"Accept": {"text/event-stream"}}},
+		"socket":  {method: "GET", path: at + "/exec", header: socket},
+		"guest":   {method: "POST", path: at + "/guest/filesystem.Filesystem/MakeDir", body: `{}`},
+	} {
+		s.answersAfter(name, a, slow)
+	}
+	s.answersAfter("nothing", ask{method: "DELETE", path: at}, slow)
+}
+
+// answersAfter fails if a request has an answer before it is written down.
+func (s *site) answersAfter(name string, a ask, slow slowAudit) {
+	s.t.Helper()
+	a.key = fakehost.AdminKey
+	answered := make(chan int, 1)
+	go func() { answered <- s.status(a) }()
+	select {
+	case <-slow.asked:
+	case got := <-answered:
+		s.t.Errorf("%s: answered with %d before it is written down", name, got)
+		return
+	}
+	select {
+	case got := <-answered:
+		s.t.Errorf("%s: answered with %d while it is written down", name, got)
+	default:
+	}
+	slow.done <- struct{}{}
+	if got := <-answered; got == 0 {
+		s.t.Errorf("%s: no answer", name)
+	}
+}
+
+// status asks for the head of an answer alone.
+func (s *site) status(a ask) int {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, a.method, s.url+a.path, strings.NewReader(a.body))
+	if err != nil {
+		return 0
+	}
+	for k, v := range a.header {
+		req.Header[k] = v
+	}
+	req.Header.Set("Authorization", "Bearer "+a.key)
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode
+}
+
 func TestEveryChangeIsWrittenDown(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -458,6 +544,36 @@ func TestSelectionsReachTheServer(t *testing.T) {
 	next := must[dayfly.Page](s, ask{key: fakehost.AdminKey, method: "GET", path: "/v1/workspaces?limit=1&cursor=" + url.QueryEscape(page.Next)})
 	if next.Next != "" || next.Workspaces[0].ID == page.Workspaces[0].ID {
 		t.Errorf("pages %+v, %+v", page, next)
+	}
+}
+
+// TestEveryCreationTakesAnIdempotencyKey and hands it on; what is none is refused
+// before anything is made.
+func TestEveryCreationTakesAnIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	ws := must[dayfly.Workspace](s, ask{key: fakehost.AdminKey, method: "POST", path: "/v1/workspaces", body: `{"image":"base"}`})
+	at := "/v1/workspaces/" + string(ws.ID)
+	var want []string
+	for path, body := range map[string]string{
+		at + "/fork": `{}`, at + "/snapshots": `{}`, "/v1/keys": `{}`, "/v1/namespaces": `{"name":"team"}`, "/v1/webhooks": `{"url":"https://example.com/"}`,
+	} {
+		do := func(keys ...string) int {
+			resp, _ := s.do(ask{key: fakehost.AdminKey, method: "POST", path: path, body: body, header: http.Header{"Idempotency-Key": keys}})
+			return resp.StatusCode
+		}
+		for _, bad := range [][]string{{""}, {"a b"}, {strings.Repeat("x", 256)}, {"a", "b"}} {
+			if got := do(bad...); got != 400 {
+				t.Errorf("%s with %q: %d", path, bad, got)
+			}
+		}
+		if got := do(path); got != 201 {
+			t.Errorf("%s: %d", path, got)
+		}
+		want = append(want, path)
+	}
+	if got := s.host.Onces(); !slices.Equal(got, want) {
+		t.Errorf("asked for with %q, not %q", got, want)
 	}
 }
 

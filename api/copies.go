@@ -39,7 +39,7 @@ func (s routes) RollbackWorkspace(w http.ResponseWriter, r *http.Request, id Wor
 }
 
 // ForkWorkspace answers POST /v1/workspaces/{id}/fork.
-func (s routes) ForkWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
+func (s routes) ForkWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID, p ForkWorkspaceParams) {
 	s.withID(w, r, id, func(id dayfly.ID) error {
 		var body ForkWorkspace
 		if err := readOptionalJSON(w, r, &body); err != nil {
@@ -52,11 +52,15 @@ func (s routes) ForkWorkspace(w http.ResponseWriter, r *http.Request, id Workspa
 		if count < 1 || count > dayfly.MaxFork {
 			return dayfly.Errorf(dayfly.Invalid, "count is %d: use 1 to %d", count, dayfly.MaxFork)
 		}
-		copies, err := s.o.Workspaces.Fork(r.Context(), id, count)
+		ctx, err := once(r, p.IdempotencyKey)
 		if err != nil {
 			return err
 		}
-		if r.Context().Err() != nil {
+		copies, err := s.o.Workspaces.Fork(ctx, id, count)
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil && p.IdempotencyKey == "" {
 			for _, ws := range copies {
 				s.abandon(r.Context(), ws.ID)
 			}

@@ -1,8 +1,10 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -52,10 +54,12 @@ func requestID(r *http.Request) string {
 }
 
 // recorder remembers the status of a reply, which always has the request's id.
+// before is called with it, once, before anything of the reply is sent.
 type recorder struct {
 	http.ResponseWriter
 	id     string
 	status int
+	before func(status int)
 }
 
 // Unwrap is for http.ResponseController.
@@ -68,10 +72,15 @@ func (rec *recorder) WriteHeader(status int) {
 		return
 	}
 	if rec.status == 0 {
-		rec.status = status
-		rec.Header().Set("X-Request-Id", rec.id)
+		rec.answers(status)
 	}
 	rec.ResponseWriter.WriteHeader(status)
+}
+
+func (rec *recorder) answers(status int) {
+	rec.status = status
+	rec.Header().Set("X-Request-Id", rec.id)
+	rec.before(status)
 }
 
 func (rec *recorder) Write(p []byte) (int, error) {
@@ -81,19 +90,27 @@ func (rec *recorder) Write(p []byte) (int, error) {
 	return rec.ResponseWriter.Write(p)
 }
 
-// finish tells of a request once it has been answered.
-func (s *Server) finish(r *http.Request, x *exchange, rec *recorder) {
+// FlushError is for http.ResponseController: what is flushed has a header.
+func (rec *recorder) FlushError() error {
+	if rec.status == 0 {
+		rec.WriteHeader(http.StatusOK)
+	}
+	return http.NewResponseController(rec.ResponseWriter).Flush()
+}
+
+// Hijack is for http.ResponseController. Who takes a connection over answers on
+// it, to a request to switch protocols.
+func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if rec.status == 0 {
+		rec.answers(http.StatusSwitchingProtocols)
+	}
+	return http.NewResponseController(rec.ResponseWriter).Hijack()
+}
+
+// writeDown has a change in the audit log before its caller is answered.
+func (s *Server) writeDown(r *http.Request, x *exchange, status int) {
 	if x.req != nil {
 		r = x.req // only that one has the values in the path
-	}
-	status := rec.status
-	if status == 0 {
-		status = http.StatusOK
-	}
-	took := time.Since(x.at)
-	s.log.DebugContext(r.Context(), "request", "request", x.id, "route", x.route, "status", status, "took", took, "from", x.caller.From)
-	if s.o.Observe != nil {
-		s.o.Observe(x.route, status, took)
 	}
 	if s.o.Audit == nil || !x.known || !changes(r, x.route) {
 		return
@@ -102,6 +119,19 @@ func (s *Server) finish(r *http.Request, x *exchange, rec *recorder) {
 		At: x.at.UTC(), Key: x.caller.Key, Namespace: x.caller.Namespace, From: x.caller.From,
 		Action: action(r, x.route), Target: x.target, Status: status, Request: x.id,
 	})
+}
+
+// finish tells of a request once it has been answered.
+func (s *Server) finish(r *http.Request, x *exchange, rec *recorder) {
+	if rec.status == 0 { // net/http answers by itself, after this
+		rec.answers(http.StatusOK)
+	}
+	status := rec.status
+	took := time.Since(x.at)
+	s.log.DebugContext(r.Context(), "request", "request", x.id, "route", x.route, "status", status, "took", took, "from", x.caller.From)
+	if s.o.Observe != nil {
+		s.o.Observe(x.route, status, took)
+	}
 }
 
 // harmless are procedures of the in-guest API that change nothing, and the

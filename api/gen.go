@@ -433,6 +433,9 @@ type FilePath = string
 // FileUser defines model for FileUser.
 type FileUser = string
 
+// IdempotencyKey defines model for IdempotencyKey.
+type IdempotencyKey = string
+
 // ImageName defines model for ImageName.
 type ImageName = string
 
@@ -511,6 +514,24 @@ type ImportImageParams struct {
 	Platform Platform `form:"platform,omitempty" json:"platform,omitempty"`
 }
 
+// CreateKeyParams defines parameters for CreateKey.
+type CreateKeyParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// CreateNamespaceParams defines parameters for CreateNamespace.
+type CreateNamespaceParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // GetQuotaParams defines parameters for GetQuota.
 type GetQuotaParams struct {
 	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
@@ -521,6 +542,15 @@ type GetQuotaParams struct {
 type ListSnapshotsParams struct {
 	// Workspace Only those taken of this workspace, an id, which may be deleted by now.
 	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
+}
+
+// CreateWebhookParams defines parameters for CreateWebhook.
+type CreateWebhookParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListWorkspacesParams defines parameters for ListWorkspaces.
@@ -555,8 +585,11 @@ type CreateWorkspaceParams struct {
 	// Wait What to wait for.
 	Wait dayfly.Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IdempotencyKey 1 to 255 printable ASCII characters.
-	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // RemoveFileParams defines parameters for RemoveFile.
@@ -607,6 +640,15 @@ type PutFileParams struct {
 	User FileUser `form:"user,omitempty" json:"user,omitempty"`
 }
 
+// ForkWorkspaceParams defines parameters for ForkWorkspace.
+type ForkWorkspaceParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // GetLogsParams defines parameters for GetLogs.
 type GetLogsParams struct {
 	// Source The guest's console, or the output of the main command.
@@ -623,6 +665,15 @@ type GetLogsParams struct {
 type GetMetricsParams struct {
 	// Interval Of a stream, in seconds.
 	Interval *int `form:"interval,omitempty" json:"interval,omitempty"`
+}
+
+// CreateSnapshotParams defines parameters for CreateSnapshot.
+type CreateSnapshotParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // BuildImageJSONRequestBody defines body for BuildImage for application/json ContentType.
@@ -725,7 +776,7 @@ type ServerInterface interface {
 	ListKeys(w http.ResponseWriter, r *http.Request)
 	// CreateKey Make an API key. For admins.
 	// (POST /v1/keys)
-	CreateKey(w http.ResponseWriter, r *http.Request)
+	CreateKey(w http.ResponseWriter, r *http.Request, params CreateKeyParams)
 	// RevokeKey Revoke a key, at once. For admins.
 	// (DELETE /v1/keys/{key})
 	RevokeKey(w http.ResponseWriter, r *http.Request, key KeyID)
@@ -734,7 +785,7 @@ type ServerInterface interface {
 	ListNamespaces(w http.ResponseWriter, r *http.Request)
 	// CreateNamespace Make a namespace. For admins.
 	// (POST /v1/namespaces)
-	CreateNamespace(w http.ResponseWriter, r *http.Request)
+	CreateNamespace(w http.ResponseWriter, r *http.Request, params CreateNamespaceParams)
 	// DeleteNamespace Delete an empty namespace, its keys and webhooks. For admins.
 	// (DELETE /v1/namespaces/{namespace})
 	DeleteNamespace(w http.ResponseWriter, r *http.Request, namespace NamespaceName)
@@ -773,7 +824,7 @@ type ServerInterface interface {
 	ListWebhooks(w http.ResponseWriter, r *http.Request)
 	// CreateWebhook Have events sent to a URL.
 	// (POST /v1/webhooks)
-	CreateWebhook(w http.ResponseWriter, r *http.Request)
+	CreateWebhook(w http.ResponseWriter, r *http.Request, params CreateWebhookParams)
 	// DeleteWebhook Delete a webhook. What was not delivered is not.
 	// (DELETE /v1/webhooks/{webhook})
 	DeleteWebhook(w http.ResponseWriter, r *http.Request, webhook WebhookID)
@@ -821,7 +872,7 @@ type ServerInterface interface {
 	PutFile(w http.ResponseWriter, r *http.Request, id WorkspaceID, params PutFileParams)
 	// ForkWorkspace Make running copies of a running workspace, which goes on.
 	// (POST /v1/workspaces/{id}/fork)
-	ForkWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	ForkWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID, params ForkWorkspaceParams)
 	// KeepAliveWorkspace Count as a use of the workspace, and move its end.
 	// (POST /v1/workspaces/{id}/keepalive)
 	KeepAliveWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
@@ -851,7 +902,7 @@ type ServerInterface interface {
 	RollbackWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
 	// CreateSnapshot Keep a running workspace as it is at one instant; it goes on.
 	// (POST /v1/workspaces/{id}/snapshots)
-	CreateSnapshot(w http.ResponseWriter, r *http.Request, id WorkspaceID)
+	CreateSnapshot(w http.ResponseWriter, r *http.Request, id WorkspaceID, params CreateSnapshotParams)
 	// StartWorkspace Start a stopped workspace from its disk; a paused one goes on as with resume.
 	// (POST /v1/workspaces/{id}/start)
 	StartWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID)
@@ -1284,8 +1335,35 @@ func (siw *ServerInterfaceWrapper) ListKeys(w http.ResponseWriter, r *http.Reque
 // CreateKey operation middleware
 func (siw *ServerInterfaceWrapper) CreateKey(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateKeyParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateKey(w, r)
+		siw.Handler.CreateKey(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1338,8 +1416,35 @@ func (siw *ServerInterfaceWrapper) ListNamespaces(w http.ResponseWriter, r *http
 // CreateNamespace operation middleware
 func (siw *ServerInterfaceWrapper) CreateNamespace(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateNamespaceParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateNamespace(w, r)
+		siw.Handler.CreateNamespace(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1618,8 +1723,35 @@ func (siw *ServerInterfaceWrapper) ListWebhooks(w http.ResponseWriter, r *http.R
 // CreateWebhook operation middleware
 func (siw *ServerInterfaceWrapper) CreateWebhook(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateWebhookParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateWebhook(w, r)
+		siw.Handler.CreateWebhook(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1883,7 +2015,7 @@ func (siw *ServerInterfaceWrapper) CreateWorkspace(w http.ResponseWriter, r *htt
 
 	// ------------- Optional header parameter "Idempotency-Key" -------------
 	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
-		var IdempotencyKey string
+		var IdempotencyKey IdempotencyKey
 		n := len(valueList)
 		if n != 1 {
 			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
@@ -2328,8 +2460,32 @@ func (siw *ServerInterfaceWrapper) ForkWorkspace(w http.ResponseWriter, r *http.
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ForkWorkspaceParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ForkWorkspace(w, r, id)
+		siw.Handler.ForkWorkspace(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2655,8 +2811,32 @@ func (siw *ServerInterfaceWrapper) CreateSnapshot(w http.ResponseWriter, r *http
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateSnapshotParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateSnapshot(w, r, id)
+		siw.Handler.CreateSnapshot(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {

@@ -27,7 +27,7 @@ func (s routes) ListKeys(w http.ResponseWriter, r *http.Request) {
 }
 
 // CreateKey answers POST /v1/keys.
-func (s routes) CreateKey(w http.ResponseWriter, r *http.Request) {
+func (s routes) CreateKey(w http.ResponseWriter, r *http.Request, p CreateKeyParams) {
 	s.try(w, r, s.o.Keys != nil, errNoKeys, func() error {
 		var body CreateKey
 		if err := readOptionalJSON(w, r, &body); err != nil {
@@ -44,7 +44,11 @@ func (s routes) CreateKey(w http.ResponseWriter, r *http.Request) {
 		if body.ExpiresAt != nil && !body.ExpiresAt.After(time.Now()) {
 			return dayfly.Errorf(dayfly.Invalid, "expires_at is %s: name a time to come", body.ExpiresAt.Format(time.RFC3339))
 		}
-		key, secret, err := s.o.Keys.CreateKey(r.Context(), dayfly.Key{Name: body.Name, Namespace: body.Namespace, ExpiresAt: body.ExpiresAt})
+		ctx, err := once(r, p.IdempotencyKey)
+		if err != nil {
+			return err
+		}
+		key, secret, err := s.o.Keys.CreateKey(ctx, dayfly.Key{Name: body.Name, Namespace: body.Namespace, ExpiresAt: body.ExpiresAt})
 		if err != nil {
 			return err
 		}

@@ -20,14 +20,18 @@ func (s routes) ListNamespaces(w http.ResponseWriter, r *http.Request) {
 }
 
 // CreateNamespace answers POST /v1/namespaces.
-func (s routes) CreateNamespace(w http.ResponseWriter, r *http.Request) {
+func (s routes) CreateNamespace(w http.ResponseWriter, r *http.Request, p CreateNamespaceParams) {
 	s.withNamespaces(w, r, func(n Namespaces) error {
 		ns, err := readNamespace(w, r, "")
 		if err != nil {
 			return err
 		}
 		exchangeOf(r).target = ns.Name
-		ns, err = n.CreateNamespace(r.Context(), ns)
+		ctx, err := once(r, p.IdempotencyKey)
+		if err != nil {
+			return err
+		}
+		ns, err = n.CreateNamespace(ctx, ns)
 		if err == nil {
 			s.reply(w, r, http.StatusCreated, ns)
 		}

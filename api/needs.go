@@ -114,6 +114,8 @@ type Namespaces interface {
 
 // Audit keeps who changed what.
 type Audit interface {
+	// AddAudit returns once the entry is kept: the caller is answered then. It
+	// waits a moment for a store that is away, and not for ever.
 	AddAudit(ctx context.Context, e dayfly.AuditEntry)
 	Audit(ctx context.Context, q dayfly.AuditQuery) ([]dayfly.AuditEntry, error)
 }

@@ -11,7 +11,7 @@ import (
 var errNoSnapshots = lacking("snapshots")
 
 // CreateSnapshot answers POST /v1/workspaces/{id}/snapshots.
-func (s routes) CreateSnapshot(w http.ResponseWriter, r *http.Request, id WorkspaceID) {
+func (s routes) CreateSnapshot(w http.ResponseWriter, r *http.Request, id WorkspaceID, p CreateSnapshotParams) {
 	s.withSnapshots(w, r, func(sn Snapshots) error {
 		id, err := s.resolve(r, id)
 		if err != nil {
@@ -24,11 +24,15 @@ func (s routes) CreateSnapshot(w http.ResponseWriter, r *http.Request, id Worksp
 		if err := checkName(body.Name); err != nil {
 			return err
 		}
-		snap, err := sn.Snapshot(r.Context(), id, body.Name)
+		ctx, err := once(r, p.IdempotencyKey)
 		if err != nil {
 			return err
 		}
-		if r.Context().Err() != nil {
+		snap, err := sn.Snapshot(ctx, id, body.Name)
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil && p.IdempotencyKey == "" {
 			s.abandonSnapshot(r.Context(), sn, snap.ID)
 			return nil
 		}

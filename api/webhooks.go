@@ -26,7 +26,7 @@ func (s routes) ListWebhooks(w http.ResponseWriter, r *http.Request) {
 }
 
 // CreateWebhook answers POST /v1/webhooks.
-func (s routes) CreateWebhook(w http.ResponseWriter, r *http.Request) {
+func (s routes) CreateWebhook(w http.ResponseWriter, r *http.Request, p CreateWebhookParams) {
 	s.withWebhooks(w, r, func(h Webhooks) error {
 		var body CreateWebhook
 		if err := readJSON(w, r, &body); err != nil {
@@ -36,7 +36,11 @@ func (s routes) CreateWebhook(w http.ResponseWriter, r *http.Request) {
 		if err := checkWebhook(hook); err != nil {
 			return err
 		}
-		hook, err := h.CreateWebhook(r.Context(), hook)
+		ctx, err := once(r, p.IdempotencyKey)
+		if err != nil {
+			return err
+		}
+		hook, err = h.CreateWebhook(ctx, hook)
 		if err != nil {
 			return err
 		}

@@ -51,21 +51,6 @@ func (s routes) create(w http.ResponseWriter, r *http.Request, p CreateWorkspace
 	return s.o.Workspaces.Create(r.Context(), spec, dayfly.CreateOptions{Wait: p.Wait, Once: p.IdempotencyKey})
 }
 
-// maxOnce bounds an idempotency key.
-const maxOnce = 255
-
-// checkOnce refuses an idempotency key that does not come back as it is.
-func checkOnce(key string, sent int) error {
-	printable := func(r rune) bool { return ' ' < r && r <= '~' }
-	if sent == 0 {
-		return nil
-	}
-	if sent > 1 || key == "" || len(key) > maxOnce || strings.ContainsFunc(key, func(r rune) bool { return !printable(r) }) {
-		return dayfly.Errorf(dayfly.Invalid, "Idempotency-Key: send one, of 1 to %d printable ASCII characters without spaces", maxOnce)
-	}
-	return nil
-}
-
 // oneOf refuses a value that is none of those there are.
 func oneOf[T ~string](name string, v T, known ...T) error {
 	if slices.Contains(known, v) {

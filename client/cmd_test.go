@@ -332,6 +332,12 @@ func TestBusyServersAreAskedAgainWhereThatIsSafe(t *testing.T) {
 			return err
 		}
 	}
+	fork := func(o ...client.Option) func(context.Context, *client.Client) error {
+		return func(ctx context.Context, c *client.Client) error {
+			_, err := c.Workspaces.Fork(ctx, dayfly.NewID(), 1, o...)
+			return err
+		}
+	}
 	for name, tc := range map[string]struct {
 		server *busy
 		do     func(context.Context, *client.Client) error
@@ -344,6 +350,8 @@ func TestBusyServersAreAskedAgainWhereThatIsSafe(t *testing.T) {
 		"one that says nothing":    {&busy{times: 1}, list, 1, false},
 		"a creation":               {&busy{times: 1, wait: "1"}, create(""), 1, false},
 		"a creation that is once":  {&busy{times: 1, wait: "1"}, create("k"), 2, true},
+		"a fork":                   {&busy{times: 1, wait: "1"}, fork(), 1, false},
+		"a fork that is once":      {&busy{times: 1, wait: "1"}, fork(client.Once("k")), 2, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

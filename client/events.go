@@ -94,8 +94,8 @@ type Webhooks struct{ c *Client }
 
 // Create makes a webhook from w's URL and Types. The answer holds its Secret,
 // which is not shown again.
-func (h *Webhooks) Create(ctx context.Context, w dayfly.Webhook) (dayfly.Webhook, error) {
-	return decode[dayfly.Webhook](h.c.rest.CreateWebhook(ctx, rest.CreateWebhook{Url: w.URL, Types: w.Types}))
+func (h *Webhooks) Create(ctx context.Context, w dayfly.Webhook, o ...Option) (dayfly.Webhook, error) {
+	return decode[dayfly.Webhook](h.c.rest.CreateWebhook(ctx, &rest.CreateWebhookParams{}, rest.CreateWebhook{Url: w.URL, Types: w.Types}, with(o)))
 }
 
 // List returns the webhooks.

@@ -12,8 +12,8 @@ type Keys struct{ c *Client }
 
 // Create makes a key from k's Name, Namespace and ExpiresAt. The secret is what
 // callers send; it is not shown again.
-func (k *Keys) Create(ctx context.Context, key dayfly.Key) (made dayfly.Key, secret string, err error) {
-	r, err := decode[rest.NewKey](k.c.rest.CreateKey(ctx, rest.CreateKey{Name: key.Name, Namespace: key.Namespace, ExpiresAt: key.ExpiresAt}))
+func (k *Keys) Create(ctx context.Context, key dayfly.Key, o ...Option) (made dayfly.Key, secret string, err error) {
+	r, err := decode[rest.NewKey](k.c.rest.CreateKey(ctx, &rest.CreateKeyParams{}, rest.CreateKey{Name: key.Name, Namespace: key.Namespace, ExpiresAt: key.ExpiresAt}, with(o)))
 	return r.Key, r.Secret, err
 }
 
@@ -40,8 +40,8 @@ func (k *Keys) Audit(ctx context.Context, q dayfly.AuditQuery) ([]dayfly.AuditEn
 type Namespaces struct{ c *Client }
 
 // Create makes a namespace.
-func (n *Namespaces) Create(ctx context.Context, ns dayfly.Namespace) (dayfly.Namespace, error) {
-	return decode[dayfly.Namespace](n.c.rest.CreateNamespace(ctx, settings(ns)))
+func (n *Namespaces) Create(ctx context.Context, ns dayfly.Namespace, o ...Option) (dayfly.Namespace, error) {
+	return decode[dayfly.Namespace](n.c.rest.CreateNamespace(ctx, &rest.CreateNamespaceParams{}, settings(ns), with(o)))
 }
 
 func settings(ns dayfly.Namespace) rest.SetNamespace {

@@ -67,7 +67,7 @@ func again(r *http.Request, resp *http.Response) bool {
 	case http.MethodGet, http.MethodHead:
 		return replayable
 	case http.MethodPost:
-		return replayable && r.Header.Get("Idempotency-Key") != ""
+		return replayable && r.Header.Get(onceHeader) != ""
 	}
 	return false
 }

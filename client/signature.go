@@ -3,7 +3,8 @@ package client
 import (
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/hex"
+	"encoding/base64"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -15,24 +16,39 @@ import (
 const signatureLife = 5 * time.Minute
 
 // CheckSignature returns nil if what came to a webhook was sent by the server
-// just now: header is Dayfly-Signature, body the body as it came, secret that of
-// the webhook. Anything else is a Denied error. An event may come twice; its
-// Dayfly-Event-Id is then the same.
-func CheckSignature(secret, header string, body []byte) error {
-	at, rest, ok := strings.Cut(strings.TrimPrefix(header, "t="), ",v1=")
-	seconds, err := strconv.ParseInt(at, 10, 64)
-	sent, hexErr := hex.DecodeString(rest)
-	if !ok || err != nil || hexErr != nil || secret == "" {
-		return dayfly.Errorf(dayfly.Denied, "webhook: the signature is none: it has the form t=SECONDS,v1=HEX")
+// just now: secret is that of the webhook, h the headers and body the body as
+// they came. Anything else is a Denied error. An event may come twice; its
+// Webhook-Id is then the same. The form is that of Standard Webhooks.
+func CheckSignature(secret string, h http.Header, body []byte) error {
+	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
+	if err != nil || len(key) == 0 {
+		return dayfly.Errorf(dayfly.Denied, "webhook: the secret is none: it has the form whsec_BASE64")
 	}
-	mac := hmac.New(sha256.New, []byte(secret))
-	mac.Write([]byte(at + "."))
+	id, at := h.Get("Webhook-Id"), h.Get("Webhook-Timestamp")
+	seconds, err := strconv.ParseInt(at, 10, 64)
+	if err != nil || id == "" {
+		return dayfly.Errorf(dayfly.Denied, "webhook: the headers Webhook-Id and Webhook-Timestamp are missing, or are none")
+	}
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(id + "." + at + "."))
 	mac.Write(body)
-	if !hmac.Equal(mac.Sum(nil), sent) {
-		return dayfly.Errorf(dayfly.Denied, "webhook: the signature is of another secret or body")
+	if !signed(h.Get("Webhook-Signature"), mac.Sum(nil)) {
+		return dayfly.Errorf(dayfly.Denied, "webhook: there is no signature of this secret and body")
 	}
 	if age := time.Since(time.Unix(seconds, 0)); age.Abs() > signatureLife {
 		return dayfly.Errorf(dayfly.Denied, "webhook: the signature is %s old: check the clock, or somebody sends it again", age.Round(time.Second))
 	}
 	return nil
+}
+
+// signed reports whether one of the signatures in a header is the right one. There
+// are several where a secret is being replaced, or another scheme is sent too.
+func signed(header string, want []byte) bool {
+	found := false
+	for one := range strings.FieldsSeq(header) {
+		text, ok := strings.CutPrefix(one, "v1,")
+		sent, err := base64.StdEncoding.DecodeString(text)
+		found = ok && err == nil && hmac.Equal(sent, want) || found
+	}
+	return found
 }

@@ -14,8 +14,8 @@ type Snapshots struct{ c *Client }
 // Create keeps a running workspace as it is at one instant; it goes on. The
 // name is unique on a host, or empty for none. If ctx ends before it returns,
 // there is no snapshot.
-func (s *Snapshots) Create(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error) {
-	return decode[dayfly.Snapshot](s.c.rest.CreateSnapshot(ctx, string(id), rest.CreateSnapshot{Name: name}))
+func (s *Snapshots) Create(ctx context.Context, id dayfly.ID, name string, o ...Option) (dayfly.Snapshot, error) {
+	return decode[dayfly.Snapshot](s.c.rest.CreateSnapshot(ctx, string(id), &rest.CreateSnapshotParams{}, rest.CreateSnapshot{Name: name}, with(o)))
 }
 
 // List returns the snapshots taken of one workspace, or all for an empty id,

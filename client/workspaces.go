@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"iter"
-	"net/http"
 	"time"
 
 	"github.com/dayfly/dayfly"
@@ -24,13 +23,7 @@ func (w *Workspaces) Create(ctx context.Context, spec dayfly.Spec) (dayfly.Works
 // twice if the call is repeated, as it is while the server is too busy.
 func (w *Workspaces) CreateWith(ctx context.Context, spec dayfly.Spec, o dayfly.CreateOptions) (dayfly.Workspace, error) {
 	p := rest.CreateWorkspaceParams{Wait: o.Wait, IdempotencyKey: o.Once}
-	edit := func(_ context.Context, r *http.Request) error {
-		if o.Once == "" {
-			r.Header.Del("Idempotency-Key") // which was set to nothing
-		}
-		return nil
-	}
-	return decode[dayfly.Workspace](w.c.rest.CreateWorkspace(ctx, &p, spec, edit))
+	return decode[dayfly.Workspace](w.c.rest.CreateWorkspace(ctx, &p, spec, with(nil)))
 }
 
 // List returns all workspaces that the caller sees, newest first.
@@ -114,8 +107,8 @@ func (w *Workspaces) Resume(ctx context.Context, id dayfly.ID) (dayfly.Workspace
 
 // Fork makes count running copies of a running workspace, at most
 // dayfly.MaxFork. After an error, or if ctx ends before it returns, there is none.
-func (w *Workspaces) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error) {
-	l, err := decode[dayfly.Page](w.c.rest.ForkWorkspace(ctx, string(id), rest.ForkWorkspace{Count: &count}))
+func (w *Workspaces) Fork(ctx context.Context, id dayfly.ID, count int, o ...Option) ([]dayfly.Workspace, error) {
+	l, err := decode[dayfly.Page](w.c.rest.ForkWorkspace(ctx, string(id), &rest.ForkWorkspaceParams{}, rest.ForkWorkspace{Count: &count}, with(o)))
 	return l.Workspaces, err
 }
 

@@ -43,7 +43,6 @@ func (k *keeper) unaccompany() {
 	if k.companions != nil {
 		k.companions()
 		k.companions = nil
-		k.commandAt = time.Time{}
 	}
 }
 

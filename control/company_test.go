@@ -14,6 +14,7 @@ import (
 	"github.com/dayfly/dayfly/control"
 	"github.com/dayfly/dayfly/guest/agent"
 	"github.com/dayfly/dayfly/guest/wire"
+	"github.com/dayfly/dayfly/store"
 )
 
 // fakeGuest is an agent with a main command that ends when it is told to, and a
@@ -182,6 +183,99 @@ func TestMainCommandIsRestartedWithBackoff(t *testing.T) {
 	})
 }
 
+// TestPauseBeforeARestartIsKept over another server, and over a pause of the
+// workspace: it counts from the end of the command.
+func TestPauseBeforeARestartIsKept(t *testing.T) {
+	for name, meanwhile := range map[string]func(*testing.T, *world, dayfly.ID){
+		"another server": func(_ *testing.T, w *world, _ dayfly.ID) { w.reopen() },
+		"a pause": func(t *testing.T, w *world, id dayfly.ID) {
+			if _, err := w.Pause(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Resume(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withGuest(t, func(t *testing.T, w *world, g *fakeGuest) {
+				spec := service
+				spec.Restart = dayfly.Restart{Policy: dayfly.RestartOnFailure, Max: 3}
+				ws := w.create(spec)
+				after(time.Second)
+				for _, pause := range []time.Duration{time.Second, 2 * time.Second} {
+					g.exit(1)
+					after(pause + time.Second)
+				}
+				g.exit(1) // four seconds until the third
+				after(time.Second)
+				meanwhile(t, w, ws.ID)
+				after(2500 * time.Millisecond)
+				if g.started() != 3 {
+					t.Fatalf("%d starts before the pause is over", g.started())
+				}
+				after(time.Second)
+				if got := w.get(ws.ID); g.started() != 4 || got.Restarts != 3 || got.Exit != nil {
+					t.Fatalf("%d starts after it: %+v", g.started(), got)
+				}
+				g.exit(1)
+				after(time.Second)
+				meanwhile(t, w, ws.ID)
+				after(2 * resetsAfter)
+				if got := w.get(ws.ID); g.started() != 4 || got.Exit == nil || got.Restarts != 3 {
+					t.Fatalf("after the last: %d starts, %+v", g.started(), got)
+				}
+			})
+		})
+	}
+}
+
+// resetsAfter is how long a machine has to run until its restarts are forgiven.
+const resetsAfter = 10 * time.Minute
+
+// TestRestartThatBecameDueWhileTheServerWasAwayIsMade at once.
+func TestRestartThatBecameDueWhileTheServerWasAwayIsMade(t *testing.T) {
+	withGuest(t, func(t *testing.T, w *world, g *fakeGuest) {
+		spec := service
+		spec.Restart = dayfly.Restart{Policy: dayfly.RestartAlways}
+		ws := w.create(spec)
+		after(time.Second)
+		g.exit(0)
+		after(500 * time.Millisecond)
+		w.close()
+		after(time.Hour)
+		if g.started() != 1 {
+			t.Fatalf("%d starts without a server", g.started())
+		}
+		w.open()
+		after(time.Second)
+		if got := w.get(ws.ID); g.started() != 2 || got.Restarts != 1 {
+			t.Fatalf("%d starts, %+v", g.started(), got)
+		}
+	})
+}
+
+// TestRemovalOnExitIsFinishedByTheNextServer: the one before was killed between
+// the record of the end and the removal.
+func TestRemovalOnExitIsFinishedByTheNextServer(t *testing.T) {
+	withGuest(t, func(t *testing.T, w *world, _ *fakeGuest) {
+		spec := service
+		spec.RemoveOnExit = true
+		ws := w.create(spec)
+		after(time.Second)
+		w.close()
+		r := w.stored(ws.ID)
+		r.Exit = &dayfly.Exit{At: time.Now()}
+		if _, err := w.db.Update(t.Context(), store.Change{Record: r}); err != nil {
+			t.Fatal(err)
+		}
+		w.open()
+		after(time.Second)
+		w.is(ws.ID, dayfly.Deleted)
+		w.nothing()
+	})
+}
+
 func TestMainCommandGoesOnThroughPausesAndServers(t *testing.T) {
 	withGuest(t, func(t *testing.T, w *world, g *fakeGuest) {
 		ws := w.create(service)
@@ -308,6 +402,49 @@ func TestMetricsAreTheHostsAndTheGuests(t *testing.T) {
 }
 
 // TestLogOfARealCommand runs one by a real agent in this process.
+// TestBootLogOfAMachineThatBootedForAnotherSaysSo, and that of one that has booted
+// shows what its kernel said.
+func TestBootLogOfAMachineThatBootedForAnotherSaysSo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ws := w.create(base)
+	kids, err := w.Fork(t.Context(), ws.ID, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot := func(id dayfly.ID) string {
+		r, err := w.Log(t.Context(), id, dayfly.LogQuery{Source: dayfly.BootLog, Tail: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		b, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	if got := boot(kids[0].ID); got != "line 3\n" {
+		t.Errorf("a console that is there: %q", got)
+	}
+	w.node.silent = true
+	if got := boot(kids[0].ID); !strings.HasPrefix(got, "[dayfly] there is no boot log: ") || !strings.Contains(got, "forked") {
+		t.Errorf("of a copy: %q", got)
+	}
+	if got := boot(ws.ID); got != "" {
+		t.Errorf("of one that has booted: %q", got)
+	}
+	if _, err := w.Pause(t.Context(), ws.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Resume(t.Context(), ws.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := boot(ws.ID); !strings.Contains(got, "a pause") {
+		t.Errorf("of one that was resumed: %q", got)
+	}
+}
+
 func TestLogOfARealCommand(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -78,27 +78,29 @@ type Store interface {
 	List(ctx context.Context, q dayfly.Query) (store.Page, error)
 	Each(ctx context.Context, f func(store.Record) error) error
 	Forget(ctx context.Context, namespace, key string) error
+	Made(ctx context.Context, once store.Once) ([]string, bool, error)
+	Acknowledge(ctx context.Context, once store.Once, list ...dayfly.ID) error
 
-	CreateNamespace(ctx context.Context, n dayfly.Namespace) error
+	CreateNamespace(ctx context.Context, n dayfly.Namespace, once store.Once) error
 	Namespace(ctx context.Context, name string) (dayfly.Namespace, error)
 	Namespaces(ctx context.Context) ([]dayfly.Namespace, error)
 	UpdateNamespace(ctx context.Context, n dayfly.Namespace) error
 	DeleteNamespace(ctx context.Context, name string) error
 	Quota(ctx context.Context, name string) (dayfly.Quota, error)
 
-	CreateKey(ctx context.Context, k store.KeyRecord) error
+	CreateKey(ctx context.Context, k store.KeyRecord, once store.Once) error
 	Key(ctx context.Context, id string) (store.KeyRecord, error)
 	Keys(ctx context.Context, namespace string) ([]dayfly.Key, error)
 	RevokeKey(ctx context.Context, id string, at time.Time) error
 	TouchKeys(ctx context.Context, used map[string]time.Time) error
 
-	CreateSnapshot(ctx context.Context, r store.SnapshotRecord, ev ...dayfly.Event) error
+	CreateSnapshot(ctx context.Context, r store.SnapshotRecord, once store.Once, ev ...dayfly.Event) error
 	Snapshot(ctx context.Context, namespace, ref string) (store.SnapshotRecord, error)
 	Snapshots(ctx context.Context, namespace string) ([]store.SnapshotRecord, error)
 	DeleteSnapshot(ctx context.Context, id dayfly.ID, ev ...dayfly.Event) error
 
 	Events(ctx context.Context, q dayfly.EventQuery) ([]dayfly.Event, error)
-	CreateWebhook(ctx context.Context, w dayfly.Webhook) error
+	CreateWebhook(ctx context.Context, w dayfly.Webhook, once store.Once) error
 	UpdateWebhook(ctx context.Context, w dayfly.Webhook) error
 	DeleteWebhook(ctx context.Context, id string) error
 	Deliveries(ctx context.Context, webhook string, limit int) ([]dayfly.Delivery, error)
@@ -177,6 +179,7 @@ type Control struct {
 	hooks *webhook.Sender
 	count counters
 	audit ledger
+	turns turns
 
 	settled chan struct{}   // closed when every record has been reconciled
 	closing chan struct{}   // closed when Close begins: no rule fires any more

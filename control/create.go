@@ -2,9 +2,6 @@ package control
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 
 	"github.com/dayfly/dayfly"
@@ -39,7 +36,8 @@ func (c *Control) Create(ctx context.Context, spec dayfly.Spec, o dayfly.CreateO
 // maker is what is owed to whoever creates a workspace, until it is ready or
 // somebody has been told of it.
 type maker struct {
-	ready bool // it is taken back if it does not become ready
+	ready    bool // it is taken back if it does not become ready
+	together bool // with others, whose maker is told of all at once or of none
 }
 
 // making is a creation under way.
@@ -279,10 +277,10 @@ func (k *keeper) settle(err error) {
 // becomeReady notes that a workspace is ready, which its maker may hear once it
 // is durable.
 func (k *keeper) becomeReady() {
-	k.rec.Ready = true
-	k.rec.Durable = true
-	k.touch(k.event(dayfly.WorkspaceReady, k.actor()))
 	m := k.maker
+	k.rec.Ready = true
+	k.rec.Durable = k.rec.Durable || m == nil || !m.together
+	k.touch(k.event(dayfly.WorkspaceReady, k.actor()))
 	k.await(func(err error) {
 		if err != nil && m != nil && m.ready && k.maker == m {
 			k.remove("", err)
@@ -316,9 +314,3 @@ func (c *Control) abandon(k *keeper) bool {
 }
 
 var cutOffByCaller = dayfly.Errorf(dayfly.Unavailable, "the creation was cut off by its caller")
-
-func digest(spec dayfly.Spec) string {
-	b, _ := json.Marshal(spec) // plain data: cannot fail
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
-}

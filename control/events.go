@@ -11,6 +11,7 @@ import (
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/control/webhook"
+	"github.com/dayfly/dayfly/store"
 )
 
 // bell wakes all who wait for news.
@@ -91,11 +92,16 @@ func (c *Control) AwaitEvent(ctx context.Context, after int64) error {
 	}
 }
 
+// secretChars is how long a webhook's secret is: 200 random bits. Base32 in whole
+// groups of four is base64, too, in which a key of 30 bytes is read out of it.
+const secretChars = 40
+
 // maxWebhooks bounds those of one namespace.
 const maxWebhooks = 100
 
 // CreateWebhook has events of the caller's namespace, or of all for an admin who
-// has chosen none, sent to a URL. Its Secret is in this answer only.
+// has chosen none, sent to a URL. Its Secret is in this answer only, and with
+// Caller.Once in the answer to the same request by the same key.
 func (c *Control) CreateWebhook(ctx context.Context, w dayfly.Webhook) (dayfly.Webhook, error) {
 	if err := errors.Join(c.open(), noToken(ctx)); err != nil {
 		return dayfly.Webhook{}, err
@@ -104,6 +110,20 @@ func (c *Control) CreateWebhook(ctx context.Context, w dayfly.Webhook) (dayfly.W
 	if err := checkWebhook(w); err != nil {
 		return dayfly.Webhook{}, err
 	}
+	// A secret is for whoever has made it: another's key is another request.
+	once, err := c.once(ctx, "webhook", w.Namespace, w.URL, w.Types, w.Active, dayfly.CallerOf(ctx).Key)
+	if err != nil {
+		return dayfly.Webhook{}, err
+	}
+	defer once.leave()
+	if once.again {
+		is, err := c.db.Webhook(ctx, once.made[0])
+		return is, c.counted(once.orGone(err))
+	}
+	return c.addWebhook(ctx, w, once.Once)
+}
+
+func (c *Control) addWebhook(ctx context.Context, w dayfly.Webhook, once store.Once) (dayfly.Webhook, error) {
 	had, err := c.db.Webhooks(ctx, w.Namespace)
 	if err != nil {
 		return dayfly.Webhook{}, c.counted(err)
@@ -111,8 +131,8 @@ func (c *Control) CreateWebhook(ctx context.Context, w dayfly.Webhook) (dayfly.W
 	if len(had) >= maxWebhooks {
 		return dayfly.Webhook{}, dayfly.Errorf(dayfly.Exhausted, "there are %d webhooks, the most there may be: delete one", len(had))
 	}
-	w.ID, w.Secret, w.CreatedAt = "wh"+randomText(16), "whsec_"+randomText(40), c.now()
-	err = c.counted(c.db.CreateWebhook(ctx, w))
+	w.ID, w.Secret, w.CreatedAt = "wh"+randomText(16), webhook.SecretPrefix+randomText(secretChars), c.now()
+	err = c.counted(c.db.CreateWebhook(ctx, w, once))
 	c.hooks.Wake()
 	return w, err
 }

@@ -24,6 +24,7 @@ type fakeNode struct {
 	changed func(dayfly.Workspace)
 	takes   time.Duration                                // of each start, stop and pause
 	hold    chan struct{}                                // starts wait until it is closed, if there is one
+	silent  bool                                         // consoles have nothing
 	begun   chan dayfly.ID                               // told of each start that has begun
 	fails   func(verb string, ws dayfly.Workspace) error // may be nil
 	refuses error                                        // of Updates that change a size
@@ -424,6 +425,9 @@ func (c closer) Close() error {
 func (n *fakeNode) Console(_ context.Context, id dayfly.ID) ([]byte, error) {
 	if _, err := n.find(id); err != nil {
 		return nil, err
+	}
+	if n.silent {
+		return nil, nil
 	}
 	return []byte("line 1\nline 2\nline 3\n"), nil
 }

@@ -9,7 +9,8 @@ import (
 )
 
 // Fork makes count running copies of a running workspace, or none, in its
-// namespace. They have its spec and rules but for the name.
+// namespace. They have its spec and rules but for the name. With Caller.Once a
+// request that is repeated gets what the first one made.
 func (c *Control) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error) {
 	parent, err := c.manage(ctx, id)
 	if err != nil {
@@ -18,6 +19,18 @@ func (c *Control) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.W
 	if count < 1 || count > dayfly.MaxFork {
 		return nil, dayfly.Errorf(dayfly.Invalid, "count is %d: fork 1 to %d", count, dayfly.MaxFork)
 	}
+	once, err := c.once(ctx, "fork", id, count)
+	if err != nil {
+		return nil, err
+	}
+	defer once.leave()
+	if once.again {
+		return c.forked(ctx, once)
+	}
+	return c.fork(ctx, parent, count, once.Once)
+}
+
+func (c *Control) fork(ctx context.Context, parent *keeper, count int, once store.Once) ([]dayfly.Workspace, error) {
 	if ws := parent.view.Load(); ws.State != dayfly.Running {
 		return nil, parent.refusal("fork", ws.State)
 	}
@@ -30,18 +43,38 @@ func (c *Control) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.W
 		return nil, c.open()
 	}
 	defer c.ops.end()
-	f := &forking{c: c, parent: *parent.view.Load(), actor: dayfly.CallerOf(ctx).Key}
+	f := &forking{c: c, parent: *parent.view.Load(), actor: dayfly.CallerOf(ctx).Key, once: once}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(c.ended, func() { cancel(context.Canceled) })()
 	f.cancel = cancel
-	list, err := c.node.ForkAdmitted(ctx, id, count, func(list []dayfly.Workspace) error { return f.admit(ctx, list) })
+	list, err := c.node.ForkAdmitted(ctx, parent.id, count, func(list []dayfly.Workspace) error { return f.admit(ctx, list) })
 	return f.settle(ctx, list, err)
+}
+
+// forked answers a fork that was made before, with what is left of it.
+func (c *Control) forked(ctx context.Context, once single) ([]dayfly.Workspace, error) {
+	var list []dayfly.Workspace
+	for _, id := range once.made {
+		k, err := c.find(ctx, dayfly.ID(id))
+		if dayfly.KindOf(err) == dayfly.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, k.current())
+	}
+	if len(list) == 0 {
+		return nil, once.gone()
+	}
+	return list, nil
 }
 
 // forking is a fork under way.
 type forking struct {
 	c      *Control
+	once   store.Once
 	parent store.Record
 	actor  string
 	cancel context.CancelCauseFunc
@@ -61,7 +94,7 @@ func (f *forking) admit(ctx context.Context, list []dayfly.Workspace) error {
 		rec := store.Record{Workspace: ws}
 		k := f.c.keep(rec)
 		op := &operation{verb: "creation", actor: f.actor, cancel: f.cancel, done: make(chan struct{})}
-		k.op, k.maker = op, &maker{ready: true}
+		k.op, k.maker = op, &maker{ready: true, together: true}
 		result := make(chan error, 1)
 		k.settling = append(k.settling, func(err error) { result <- err })
 		f.kids, f.ops, f.ready = append(f.kids, k), append(f.ops, op), append(f.ready, result)
@@ -97,17 +130,9 @@ func (f *forking) settle(ctx context.Context, list []dayfly.Workspace, err error
 		is, lost := f.c.ask(k.id)
 		k.post(func() { k.made(op, made[k.id], err, is, lost) })
 	}
-	failed := err
-	for _, result := range f.ready {
-		if len(f.kids) == 0 {
-			break
-		}
-		select {
-		case e := <-result:
-			failed = errors.Join(failed, e)
-		case <-ctx.Done():
-			failed = errors.Join(failed, cutOff(ctx, "the fork"))
-		}
+	failed := errors.Join(err, f.await(ctx))
+	if failed == nil {
+		failed = f.acknowledge(ctx)
 	}
 	if failed != nil {
 		for _, k := range f.kids {
@@ -123,6 +148,41 @@ func (f *forking) settle(ctx context.Context, list []dayfly.Workspace, err error
 		children[i] = k.current()
 	}
 	return children, nil
+}
+
+// await waits until every child is ready.
+func (f *forking) await(ctx context.Context) (failed error) {
+	if len(f.kids) == 0 {
+		return nil
+	}
+	for _, result := range f.ready {
+		select {
+		case e := <-result:
+			failed = errors.Join(failed, e)
+		case <-ctx.Done():
+			failed = errors.Join(failed, cutOff(ctx, "the fork"))
+		}
+	}
+	return failed
+}
+
+// acknowledge makes all children durable at once: a server that is killed before
+// leaves none to the next one, and the idempotency key is new.
+func (f *forking) acknowledge(ctx context.Context) error {
+	ids := make([]dayfly.ID, len(f.kids))
+	for i, k := range f.kids {
+		ids[i] = k.id
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	if err := f.c.counted(f.c.db.Acknowledge(ctx, f.once, ids...)); err != nil {
+		f.c.forgetKey(f.once.Namespace, f.once.Key) // it may have been done all the same
+		return err
+	}
+	for _, k := range f.kids {
+		k.post(func() { k.rec.Durable = true })
+	}
+	return nil
 }
 
 // takeBack deletes a child of a fork that failed elsewhere.

@@ -78,10 +78,10 @@ func (c *Control) findSnapshots(ctx context.Context, records []store.Record, kno
 		if r.Namespace == "" {
 			r.Namespace = dayfly.DefaultNamespace
 		}
-		err := c.db.CreateSnapshot(ctx, r)
+		err := c.db.CreateSnapshot(ctx, r, store.Once{})
 		if dayfly.KindOf(err) == dayfly.Conflict && sn.Name != "" {
 			r.Name = ""
-			err = c.db.CreateSnapshot(ctx, r)
+			err = c.db.CreateSnapshot(ctx, r, store.Once{})
 		}
 		if err != nil {
 			c.log.Warn("snapshot without a record", "snapshot", sn.ID, "err", c.counted(err))

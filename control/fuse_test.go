@@ -69,6 +69,10 @@ func (s fusedStore) Forget(ctx context.Context, namespace, key string) error {
 	return s.f.pass(func() error { return s.Store.Forget(ctx, namespace, key) })
 }
 
+func (s fusedStore) Acknowledge(ctx context.Context, once store.Once, list ...dayfly.ID) error {
+	return s.f.pass(func() error { return s.Store.Acknowledge(ctx, once, list...) })
+}
+
 type fusedNode struct {
 	*fakeNode
 	f *fuse

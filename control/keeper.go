@@ -48,7 +48,6 @@ type keeper struct {
 	settling   []func(error) // called when it is ready, or will not be
 	restartAt  time.Time     // of the machine
 	restarting bool          // that waits at the gate
-	commandAt  time.Time     // of the main command
 	ruleAt     time.Time     // a rule that was refused is not tried before
 	failing    string        // it is being stopped because of this, and has then failed
 }

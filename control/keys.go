@@ -36,7 +36,8 @@ func errNoKey() error {
 }
 
 // CreateKey makes a key: Name, Namespace and ExpiresAt of k are used. Nobody can
-// be told its secret again.
+// be told its secret again: with Caller.Once a request that is repeated makes no
+// second key, and is a Conflict that names the first.
 func (c *Control) CreateKey(ctx context.Context, k dayfly.Key) (dayfly.Key, string, error) {
 	if err := errors.Join(c.open(), adminOnly(ctx, "keys")); err != nil {
 		return dayfly.Key{}, "", err
@@ -53,9 +54,19 @@ func (c *Control) CreateKey(ctx context.Context, k dayfly.Key) (dayfly.Key, stri
 			return dayfly.Key{}, "", c.counted(err)
 		}
 	}
+	once, err := c.once(ctx, "key", k.Name, k.Namespace, k.ExpiresAt)
+	if err != nil {
+		return dayfly.Key{}, "", err
+	}
+	defer once.leave()
+	if once.again {
+		return dayfly.Key{}, "", dayfly.Errorf(dayfly.Conflict,
+			"the key %s was made with this idempotency key, and its secret was in that answer alone: if it is lost, revoke the key and make another with a new idempotency key",
+			once.made[0])
+	}
 	r, secret := NewKey(k.Name, k.Namespace, now)
 	r.ExpiresAt = k.ExpiresAt
-	return r.Key, secret, c.counted(c.db.CreateKey(ctx, r))
+	return r.Key, secret, c.counted(c.db.CreateKey(ctx, r, once.Once))
 }
 
 // NewKey makes a key and its secret, which is stored nowhere. Whoever sets a

@@ -92,7 +92,28 @@ func (l *logWriter) rotate() {
 }
 
 // note writes a line of the server's own.
-func (l *logWriter) note(text string) { _, _ = io.WriteString(l, "[dayfly] "+text+"\n") }
+func (l *logWriter) note(text string) { _, _ = io.WriteString(l, noteLine(text)) }
+
+func noteLine(text string) string { return "[dayfly] " + text + "\n" }
+
+// unbooted says why the console of a machine that runs has nothing of a boot, by
+// how it came to run.
+var unbooted = map[dayfly.StartKind]string{
+	dayfly.Restore:      "its kernel booted for a template, before this workspace was made. With cold set, a workspace boots one of its own",
+	dayfly.Claim:        "its kernel booted for a template, before this workspace was made. With cold set, a workspace boots one of its own",
+	dayfly.Resume:       "it went on from a pause, and what its kernel said before is not kept",
+	dayfly.FromSnapshot: "it went on from a snapshot: its kernel booted for the workspace that this was taken of",
+	dayfly.Forked:       "it went on as a copy: its kernel booted for the workspace that it was forked from",
+}
+
+// emptyConsole is what is shown in the place of a console that is empty.
+func emptyConsole(ws dayfly.Workspace) []byte {
+	why := unbooted[ws.StartKind]
+	if why == "" {
+		return nil
+	}
+	return []byte(noteLine("there is no boot log: " + why))
+}
 
 // Close is of the file; what was written is as safe as logs are.
 func (l *logWriter) Close() error {
@@ -168,6 +189,9 @@ func (r *logReader) first(ctx context.Context) error {
 		}
 	}
 	r.buf = lastLines(r.buf, r.q.Tail)
+	if r.q.Source == dayfly.BootLog && len(r.console) == 0 && err == nil {
+		r.buf = emptyConsole(r.k.view.Load().Workspace)
+	}
 	return err
 }
 

@@ -7,13 +7,23 @@ import (
 	"github.com/dayfly/dayfly"
 )
 
-// CreateNamespace makes a namespace, for admins.
+// CreateNamespace makes a namespace, for admins. With Caller.Once a request that
+// is repeated gets what the first one made.
 func (c *Control) CreateNamespace(ctx context.Context, n dayfly.Namespace) (dayfly.Namespace, error) {
 	if err := c.checkNamespace(ctx, n); err != nil {
 		return dayfly.Namespace{}, err
 	}
+	once, err := c.once(ctx, "namespace", n.Name, n.Suspended, n.Limits, n.Metadata)
+	if err != nil {
+		return dayfly.Namespace{}, err
+	}
+	defer once.leave()
+	if once.again {
+		is, err := c.db.Namespace(ctx, once.made[0])
+		return is, c.counted(once.orGone(err))
+	}
 	n.CreatedAt = c.now()
-	return n, c.counted(c.db.CreateNamespace(ctx, n))
+	return n, c.counted(c.db.CreateNamespace(ctx, n, once.Once))
 }
 
 func (c *Control) checkNamespace(ctx context.Context, n dayfly.Namespace) error {

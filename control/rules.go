@@ -62,8 +62,11 @@ func (k *keeper) plan() []rule {
 		add("idle pause", idle(ws.Spec.Idle.PauseAfter), func(k *keeper) {
 			k.rest(halting{verb: "pause", to: dayfly.Paused, do: k.c.node.Pause, reason: reasonIdle})
 		})
-		add("command", k.commandAt, (*keeper).commandAgain)
-		if ws.Restarts > 0 {
+		if ws.Exit != nil && ws.Spec.RemoveOnExit {
+			add("exit", ws.Exit.At, func(k *keeper) { k.remove("", nil) })
+		}
+		add("command", k.commandDue(), (*keeper).commandAgain)
+		if ws.Restarts > 0 && (ws.Exit == nil || !k.wantsRestart(failure(*ws.Exit))) {
 			add("reset", k.since.Add(resetAfter), (*keeper).forgive)
 		}
 	}
@@ -175,11 +178,13 @@ func (k *keeper) forgive() {
 // mayRestart reports whether the policy has another restart for an end, which
 // was a failure or not.
 func (k *keeper) mayRestart(failed bool) bool {
-	r := k.rec.Spec.Restart
-	if r.Max > 0 && k.rec.Restarts >= r.Max {
-		return false
-	}
-	switch r.Policy {
+	most := k.rec.Spec.Restart.Max
+	return (most == 0 || k.rec.Restarts < most) && k.wantsRestart(failed)
+}
+
+// wantsRestart is mayRestart without its bound.
+func (k *keeper) wantsRestart(failed bool) bool {
+	switch k.rec.Spec.Restart.Policy {
 	case dayfly.RestartAlways, dayfly.RestartUnlessStopped:
 		return true
 	case dayfly.RestartOnFailure:
@@ -237,23 +242,27 @@ func (k *keeper) own(f func(ctx context.Context, done func())) {
 	})
 }
 
-// exited takes in the end of the main command.
+// exited takes in the end of the main command. What follows from it is a rule.
 func (k *keeper) exited(exit dayfly.Exit) {
 	exit.At = k.c.now()
 	k.rec.Exit = &exit
-	ev := k.event(dayfly.WorkspaceExited, "")
-	k.touch(ev)
-	switch {
-	case k.rec.Spec.RemoveOnExit:
-		k.remove("", nil)
-	case k.mayRestart(exit.Code != 0):
-		k.commandAt = k.c.now().Add(backoff(k.rec.Restarts + 1))
+	k.touch(k.event(dayfly.WorkspaceExited, ""))
+}
+
+func failure(e dayfly.Exit) bool { return e.Code != 0 }
+
+// commandDue is when the main command is to be started again; zero: never. It
+// follows from the record alone: neither a pause nor another server forgets it.
+func (k *keeper) commandDue() time.Time {
+	exit := k.rec.Exit
+	if exit == nil || k.companions == nil || !k.hasCommand() || !k.mayRestart(failure(*exit)) {
+		return time.Time{}
 	}
+	return exit.At.Add(backoff(k.rec.Restarts + 1))
 }
 
 // commandAgain starts the main command again.
 func (k *keeper) commandAgain() {
-	k.commandAt = time.Time{}
 	k.rec.Restarts++
 	k.since = k.c.now()
 	k.touch(k.event(dayfly.WorkspaceRestarted, ""))

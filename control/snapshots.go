@@ -11,7 +11,8 @@ import (
 
 // Names and owners of snapshots are the store's; the node knows them by id.
 
-// Snapshot keeps a running workspace as it is at one instant; it goes on.
+// Snapshot keeps a running workspace as it is at one instant; it goes on. With
+// Caller.Once a request that is repeated gets what the first one made.
 func (c *Control) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error) {
 	k, err := c.manage(ctx, id)
 	if err != nil {
@@ -20,6 +21,20 @@ func (c *Control) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayf
 	if err := dayfly.CheckSnapshotName(name); err != nil {
 		return dayfly.Snapshot{}, err
 	}
+	once, err := c.once(ctx, "snapshot", id, name)
+	if err != nil {
+		return dayfly.Snapshot{}, err
+	}
+	defer once.leave()
+	if once.again {
+		r, err := c.db.Snapshot(ctx, "", once.made[0])
+		return c.fresh(ctx, r.Snapshot), c.counted(once.orGone(err))
+	}
+	return c.snap(ctx, k, name, once.Once)
+}
+
+// snap makes a snapshot and its record.
+func (c *Control) snap(ctx context.Context, k *keeper, name string, once store.Once) (dayfly.Snapshot, error) {
 	home := k.view.Load().Namespace
 	if name != "" { // early; the store decides
 		if _, err := c.db.Snapshot(ctx, home, name); err == nil {
@@ -32,13 +47,13 @@ func (c *Control) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayf
 		return dayfly.Snapshot{}, c.open()
 	}
 	defer c.ops.end()
-	sn, err := c.node.Snapshot(ctx, id, "")
+	sn, err := c.node.Snapshot(ctx, k.id, "")
 	if err != nil {
 		return dayfly.Snapshot{}, err
 	}
 	sn.Name, sn.Spec = name, k.view.Load().Spec
 	late := context.WithoutCancel(ctx)
-	err = c.counted(c.db.CreateSnapshot(late, store.SnapshotRecord{Namespace: home, Snapshot: sn}, c.snapshotEvent(ctx, dayfly.SnapshotCreated, home, sn)))
+	err = c.counted(c.db.CreateSnapshot(late, store.SnapshotRecord{Namespace: home, Snapshot: sn}, once, c.snapshotEvent(ctx, dayfly.SnapshotCreated, home, sn)))
 	if err != nil {
 		return dayfly.Snapshot{}, errors.Join(err, c.node.DeleteSnapshot(late, string(sn.ID)))
 	}

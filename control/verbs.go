@@ -144,7 +144,7 @@ func (k *keeper) place(ctx context.Context, p placement, reply func(error)) {
 		reply(k.refusal(p.verb, was))
 		return
 	}
-	k.restartAt, k.commandAt, k.failing, k.restarting = time.Time{}, time.Time{}, "", false
+	k.restartAt, k.failing, k.restarting = time.Time{}, "", false
 	reserving := &operation{verb: p.verb, actor: p.actor, cancel: func(error) {}, done: make(chan struct{})}
 	close(reserving.done) // nothing at the node
 	k.op = reserving
@@ -304,7 +304,7 @@ func (k *keeper) halt(ctx context.Context, h halting, reply func(error)) {
 		reply(err)
 		return
 	}
-	k.restartAt, k.commandAt, k.restarting = time.Time{}, time.Time{}, false
+	k.restartAt, k.restarting = time.Time{}, false
 	if k.rec.State == dayfly.Failed && k.rec.StartKind == "" { // nothing is there to be stopped
 		k.rec.StoppedByCaller = h.caller
 		k.become(dayfly.Stopped, k.rec.Reason)

@@ -3,18 +3,10 @@ package store
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
-	"time"
 
 	"github.com/dayfly/dayfly"
 )
-
-// onceLife is how long an idempotency key is remembered.
-const onceLife = 24 * time.Hour
-
-// maxOnceKey bounds an idempotency key, in bytes.
-const maxOnceKey = 255
 
 // Create adds workspaces, if their namespace is there and has room for all of
 // them. It returns them with their first revision.
@@ -28,6 +20,7 @@ func (s *Store) Create(ctx context.Context, c Creation) ([]Record, bool, error) 
 	if err != nil {
 		return nil, false, err
 	}
+	c.Once.Namespace = namespace
 	var made []Record
 	var before bool
 	err = s.change(ctx, "create", func(ctx context.Context, q session) error {
@@ -36,21 +29,21 @@ func (s *Store) Create(ctx context.Context, c Creation) ([]Record, bool, error) 
 		if err != nil {
 			return err
 		}
-		if made, before, err = q.madeBefore(ctx, namespace, c.Once, s.now()); before || err != nil {
+		var ids []string
+		if ids, before, err = q.madeBefore(ctx, c.Once, s.now()); err != nil {
+			return err
+		}
+		if before {
+			made, err = q.still(ctx, ids)
 			return err
 		}
 		if err := q.admit(ctx, ns, c.Records, nil); err != nil {
 			return err
 		}
-		for _, r := range c.Records {
-			r = r.normal()
-			r.Revision = 1
-			if err := q.insert(ctx, r); err != nil {
-				return err
-			}
-			made = append(made, r)
+		if made, err = q.insertAll(ctx, c.Records); err != nil {
+			return err
 		}
-		if err := q.remember(ctx, namespace, c, s.now()); err != nil {
+		if err := q.remember(ctx, c.Once, c.ids(), s.now()); err != nil {
 			return err
 		}
 		return s.addEvents(ctx, q, c.Events)
@@ -61,13 +54,48 @@ func (s *Store) Create(ctx context.Context, c Creation) ([]Record, bool, error) 
 	return made, before, nil
 }
 
+func (q session) insertAll(ctx context.Context, records []Record) ([]Record, error) {
+	var made []Record
+	for _, r := range records {
+		r = r.normal()
+		r.Revision = 1
+		if err := q.insert(ctx, r); err != nil {
+			return nil, err
+		}
+		made = append(made, r)
+	}
+	return made, nil
+}
+
+func (c Creation) ids() []string {
+	ids := make([]string, len(c.Records))
+	for i, r := range c.Records {
+		ids[i] = string(r.ID)
+	}
+	return ids
+}
+
+// still returns those records that are there.
+func (q session) still(ctx context.Context, ids []string) ([]Record, error) {
+	var found []Record
+	for _, id := range ids {
+		r, err := q.get(ctx, dayfly.ID(id))
+		if err == nil {
+			found = append(found, r)
+		} else if !errors.Is(err, sql.ErrNoRows) {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
 // check returns the namespace of all records.
 func (c Creation) check() (string, error) {
 	if len(c.Records) == 0 {
 		return "", dayfly.Errorf(dayfly.Invalid, "create: there is nothing to create")
 	}
-	if len(c.Once.Key) > maxOnceKey {
-		return "", dayfly.Errorf(dayfly.Invalid, "the idempotency key has %d bytes: use at most %d", len(c.Once.Key), maxOnceKey)
+	if err := c.Once.check(); err != nil {
+		return "", err
 	}
 	namespace := c.Records[0].Namespace
 	for _, r := range c.Records {
@@ -95,65 +123,4 @@ func checkMetadata(m map[string]string) error {
 		}
 	}
 	return nil
-}
-
-// madeBefore returns what a request with the same key has made.
-func (q session) madeBefore(ctx context.Context, namespace string, once Once, now time.Time) ([]Record, bool, error) {
-	if once.Key == "" {
-		return nil, false, nil
-	}
-	var digest, list string
-	err := q.one(ctx, []any{&digest, &list},
-		`SELECT digest, workspaces FROM requests WHERE namespace = $1 AND key = $2 AND created_at > $3`,
-		namespace, once.Key, micros(now.Add(-onceLife)))
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return nil, false, nil
-	case err != nil:
-		return nil, false, err
-	case digest != once.Request:
-		return nil, false, dayfly.Errorf(dayfly.Conflict, "the idempotency key was used before for another request: choose a new one")
-	}
-	var ids []dayfly.ID
-	if err := json.Unmarshal([]byte(list), &ids); err != nil {
-		return nil, false, err
-	}
-	var found []Record
-	for _, id := range ids {
-		r, err := q.get(ctx, id)
-		if err == nil {
-			found = append(found, r)
-		} else if !errors.Is(err, sql.ErrNoRows) {
-			return nil, false, err
-		}
-	}
-	return found, true, nil
-}
-
-func (q session) remember(ctx context.Context, namespace string, c Creation, now time.Time) error {
-	if c.Once.Key == "" {
-		return nil
-	}
-	var ids []dayfly.ID
-	for _, r := range c.Records {
-		ids = append(ids, r.ID)
-	}
-	list, err := document(ids)
-	if err != nil {
-		return err
-	}
-	// What is there with this key is older than its life.
-	_, err = q.exec(ctx, `INSERT INTO requests (namespace, key, digest, workspaces, created_at) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (namespace, key) DO UPDATE SET digest = excluded.digest, workspaces = excluded.workspaces, created_at = excluded.created_at`,
-		namespace, c.Once.Key, c.Once.Request, list, micros(now))
-	return err
-}
-
-// Forget makes an idempotency key new again, whose work was taken back. One
-// that is not known is forgotten already.
-func (s *Store) Forget(ctx context.Context, namespace, key string) error {
-	return s.change(ctx, "forget an idempotency key", func(ctx context.Context, q session) error {
-		_, err := q.exec(ctx, `DELETE FROM requests WHERE namespace = $1 AND key = $2`, namespace, key)
-		return err
-	})
 }

@@ -15,6 +15,7 @@ type cursor struct {
 	ID      string       `json:"i"`
 	Created int64        `json:"c,omitempty"` // microseconds, of the orders by age
 	Name    string       `json:"n,omitempty"` // of the order by name
+	Renames int64        `json:"r,omitempty"` // likewise: as of which the names are
 }
 
 // cursorSum is how many bytes of a digest lead a cursor. They tell a mistake from

@@ -113,8 +113,8 @@ func TestNewNamespaceSeesNothingOfAnEarlierOne(t *testing.T) {
 		r := fresh("team")
 		_, _, err := s.Create(t.Context(), Creation{Records: []Record{r}, Events: []dayfly.Event{{Namespace: "team"}}})
 		no(t, err)
-		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "k", Namespace: "team"}}))
-		no(t, s.CreateWebhook(t.Context(), dayfly.Webhook{ID: "h", Namespace: "team"}))
+		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "k", Namespace: "team"}}, Once{}))
+		no(t, s.CreateWebhook(t.Context(), dayfly.Webhook{ID: "h", Namespace: "team"}, Once{}))
 		want(t, s.DeleteNamespace(t.Context(), "team"), dayfly.Conflict)
 		r.State = dayfly.Deleted
 		_, err = s.Update(t.Context(), Change{Record: r, Events: []dayfly.Event{{Namespace: "team"}}})
@@ -140,7 +140,7 @@ func TestNewNamespaceSeesNothingOfAnEarlierOne(t *testing.T) {
 func hook(t testing.TB, s *Store, w dayfly.Webhook) {
 	t.Helper()
 	w.URL, w.CreatedAt = "https://example.com/"+w.ID, time.Now()
-	no(t, s.CreateWebhook(t.Context(), w))
+	no(t, s.CreateWebhook(t.Context(), w, Once{}))
 }
 
 // due is webhook:seq of what is to be sent.
@@ -229,9 +229,9 @@ func TestRacingEnqueuesMakeEachDeliveryOnce(t *testing.T) {
 func TestWebhookKeepsItsSecret(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *Store) {
 		w := dayfly.Webhook{ID: "h", URL: "https://a", Active: true, Secret: "whsec_1", CreatedAt: exact(time.Now())}
-		no(t, s.CreateWebhook(t.Context(), w))
-		want(t, s.CreateWebhook(t.Context(), w), dayfly.Conflict)
-		want(t, s.CreateWebhook(t.Context(), dayfly.Webhook{ID: "i", Namespace: "nowhere"}), dayfly.NotFound)
+		no(t, s.CreateWebhook(t.Context(), w, Once{}))
+		want(t, s.CreateWebhook(t.Context(), w, Once{}), dayfly.Conflict)
+		want(t, s.CreateWebhook(t.Context(), dayfly.Webhook{ID: "i", Namespace: "nowhere"}, Once{}), dayfly.NotFound)
 		w.URL, w.Secret = "https://b", ""
 		no(t, s.UpdateWebhook(t.Context(), w))
 		w.Secret = "whsec_1"

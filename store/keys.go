@@ -33,21 +33,25 @@ func scanKey(rows *sql.Rows) (KeyRecord, error) {
 }
 
 // CreateKey adds a key. NotFound: the namespace it is bound to is not there.
-func (s *Store) CreateKey(ctx context.Context, k KeyRecord) error {
+func (s *Store) CreateKey(ctx context.Context, k KeyRecord, once Once) error {
 	return s.change(ctx, "create a key", func(ctx context.Context, q session) error {
-		if k.Namespace != "" {
-			if _, err := q.lockNamespace(ctx, k.Namespace); err != nil {
-				return err
-			}
-		}
-		_, err := q.exec(ctx, `INSERT INTO keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			k.ID, k.Name, k.Namespace, micros(k.CreatedAt), microsPtr(k.ExpiresAt), microsPtr(k.RevokedAt), microsPtr(k.UsedAt),
-			hex.EncodeToString(k.Digest))
-		if duplicate(err) != "" {
-			return dayfly.Errorf(dayfly.Conflict, "key %s is there already", k.ID)
-		}
-		return err
+		return q.once(ctx, once, []string{k.ID}, s.now(), func() error { return q.insertKey(ctx, k) })
 	})
+}
+
+func (q session) insertKey(ctx context.Context, k KeyRecord) error {
+	if k.Namespace != "" {
+		if _, err := q.lockNamespace(ctx, k.Namespace); err != nil {
+			return err
+		}
+	}
+	_, err := q.exec(ctx, `INSERT INTO keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		k.ID, k.Name, k.Namespace, micros(k.CreatedAt), microsPtr(k.ExpiresAt), microsPtr(k.RevokedAt), microsPtr(k.UsedAt),
+		hex.EncodeToString(k.Digest))
+	if duplicate(err) != "" {
+		return dayfly.Errorf(dayfly.Conflict, "key %s is there already", k.ID)
+	}
+	return err
 }
 
 // Key returns a key by its id, also a revoked or expired one.

@@ -12,9 +12,9 @@ func TestKeyComesBackWithItsDigest(t *testing.T) {
 		at := exact(time.Now())
 		end := at.Add(time.Hour)
 		k := KeyRecord{Key: dayfly.Key{ID: "a", Name: "ci", CreatedAt: at, ExpiresAt: &end}, Digest: []byte{0, 1, 255}}
-		no(t, s.CreateKey(t.Context(), k))
-		want(t, s.CreateKey(t.Context(), k), dayfly.Conflict)
-		want(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "b", Namespace: "nowhere"}}), dayfly.NotFound)
+		no(t, s.CreateKey(t.Context(), k, Once{}))
+		want(t, s.CreateKey(t.Context(), k, Once{}), dayfly.Conflict)
+		want(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "b", Namespace: "nowhere"}}, Once{}), dayfly.NotFound)
 		got, err := s.Key(t.Context(), "a")
 		no(t, err)
 		equal(t, got, k)
@@ -32,12 +32,12 @@ func TestKeyIsRevokedOnceAndForAll(t *testing.T) {
 			return has
 		}
 		past := at.Add(-time.Hour)
-		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "bound", Namespace: "default", CreatedAt: at}}))
-		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "expired", CreatedAt: at, ExpiresAt: &past}}))
+		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "bound", Namespace: "default", CreatedAt: at}}, Once{}))
+		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "expired", CreatedAt: at, ExpiresAt: &past}}, Once{}))
 		if admin() {
 			t.Error("there is an admin key before one was made")
 		}
-		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "admin", CreatedAt: at.Add(time.Second)}}))
+		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "admin", CreatedAt: at.Add(time.Second)}}, Once{}))
 		if !admin() {
 			t.Error("there is no admin key")
 		}
@@ -63,7 +63,7 @@ func TestKeyIsRevokedOnceAndForAll(t *testing.T) {
 func TestUseOfAKeyNeverGoesBack(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *Store) {
 		at := exact(time.Now())
-		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "a"}}))
+		no(t, s.CreateKey(t.Context(), KeyRecord{Key: dayfly.Key{ID: "a"}}, Once{}))
 		no(t, s.TouchKeys(t.Context(), nil))
 		no(t, s.TouchKeys(t.Context(), map[string]time.Time{"a": at, "gone": at}))
 		no(t, s.TouchKeys(t.Context(), map[string]time.Time{"a": at.Add(-time.Minute)}))
@@ -78,8 +78,8 @@ func TestNamespacesAreListedByName(t *testing.T) {
 		for _, name := range []string{"zeta", "b-2", "b1", "alpha"} {
 			namespace(t, s, name, dayfly.Limits{Running: 3})
 		}
-		want(t, s.CreateNamespace(t.Context(), dayfly.Namespace{Name: "b1"}), dayfly.Conflict)
-		want(t, s.CreateNamespace(t.Context(), dayfly.Namespace{Name: "B"}), dayfly.Invalid)
+		want(t, s.CreateNamespace(t.Context(), dayfly.Namespace{Name: "b1"}, Once{}), dayfly.Conflict)
+		want(t, s.CreateNamespace(t.Context(), dayfly.Namespace{Name: "B"}, Once{}), dayfly.Invalid)
 		want(t, s.UpdateNamespace(t.Context(), dayfly.Namespace{Name: "nowhere"}), dayfly.NotFound)
 		want(t, s.DeleteNamespace(t.Context(), dayfly.DefaultNamespace), dayfly.Invalid)
 		_, err := s.Quota(t.Context(), "nowhere")
@@ -108,13 +108,13 @@ func TestSnapshotsBelongToTheirNamespace(t *testing.T) {
 		namespace(t, s, "other", dayfly.Limits{})
 		make1 := func(ns, name string) SnapshotRecord {
 			r := SnapshotRecord{Namespace: ns, Snapshot: dayfly.Snapshot{ID: dayfly.NewID(), Name: name, CreatedAt: exact(time.Now())}}
-			no(t, s.CreateSnapshot(t.Context(), r, dayfly.Event{Type: dayfly.SnapshotCreated, Namespace: ns}))
+			no(t, s.CreateSnapshot(t.Context(), r, Once{}, dayfly.Event{Type: dayfly.SnapshotCreated, Namespace: ns}))
 			return r
 		}
 		a, b, c := make1("default", "base"), make1("other", "base"), make1("default", "")
 		make1("default", "")
-		want(t, s.CreateSnapshot(t.Context(), SnapshotRecord{Namespace: "default", Snapshot: dayfly.Snapshot{ID: dayfly.NewID(), Name: "base"}}), dayfly.Conflict)
-		want(t, s.CreateSnapshot(t.Context(), a), dayfly.Conflict)
+		want(t, s.CreateSnapshot(t.Context(), SnapshotRecord{Namespace: "default", Snapshot: dayfly.Snapshot{ID: dayfly.NewID(), Name: "base"}}, Once{}), dayfly.Conflict)
+		want(t, s.CreateSnapshot(t.Context(), a, Once{}), dayfly.Conflict)
 		for _, row := range []struct {
 			namespace, ref string
 			found          dayfly.ID

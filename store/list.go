@@ -21,10 +21,15 @@ type where struct {
 // and adds a condition in which each ? is one of args.
 func (w *where) and(condition string, args ...any) {
 	for _, a := range args {
-		w.args = append(w.args, a)
-		condition = strings.Replace(condition, "?", fmt.Sprintf("$%d", len(w.args)), 1)
+		condition = strings.Replace(condition, "?", w.hold(a), 1)
 	}
 	w.conditions = append(w.conditions, condition)
+}
+
+// hold adds an argument and returns its name.
+func (w *where) hold(arg any) string {
+	w.args = append(w.args, arg)
+	return fmt.Sprintf("$%d", len(w.args))
 }
 
 // in adds that a column is one of values; none: any.
@@ -46,8 +51,8 @@ func (w *where) String() string {
 	return " WHERE " + strings.Join(w.conditions, " AND ")
 }
 
-// orders are how a list is sorted: always by something that does not change,
-// or, by name, that seldom does, and then by id.
+// orders are how a list is sorted: by something that does not change, or, by
+// name, that is kept for the list (see byname.go), and then by id.
 var orders = map[dayfly.Order]struct{ by, behind string }{
 	dayfly.NewestFirst: {"created_at DESC, id DESC", "(created_at, id) < (?, ?)"},
 	dayfly.OldestFirst: {"created_at, id", "(created_at, id) > (?, ?)"},
@@ -58,60 +63,85 @@ var orders = map[dayfly.Order]struct{ by, behind string }{
 const maxStates = 12
 
 // List returns a page. What is there from the first page to the last is listed
-// exactly once while others come and go; in the order by name, a workspace that
-// is renamed meanwhile may be listed twice or not at all.
+// exactly once, whatever else comes and goes, and whatever is renamed.
 func (s *Store) List(ctx context.Context, q dayfly.Query) (Page, error) {
-	if q.Order == "" {
-		q.Order = dayfly.NewestFirst
-	}
-	order, ok := orders[q.Order]
-	if !ok {
-		return Page{}, dayfly.Errorf(dayfly.Invalid, "order is %.40q: use newest, oldest or name", q.Order)
-	}
-	if len(q.States) > maxStates {
-		return Page{}, dayfly.Errorf(dayfly.Invalid, "%d states are named: there are only %d", len(q.States), len(dayfly.States()))
+	behind, err := checkQuery(&q)
+	if err != nil {
+		return Page{}, err
 	}
 	limit := pageSize(q.Limit)
-	w := conditionsOf(q)
-	if q.Cursor != "" {
-		c, err := decodeCursor(q.Cursor, q.Order)
-		if err != nil {
-			return Page{}, err
-		}
-		if q.Order == dayfly.ByName {
-			w.and(order.behind, c.Name, c.ID)
-		} else {
-			w.and(order.behind, c.Created, c.ID)
-		}
-	}
+	var found []listed
+	var since int64
 	// One more than asked for tells whether there is a next page.
-	query := fmt.Sprintf(`SELECT %s FROM workspaces%s ORDER BY %s LIMIT %d`, recordColumns, &w, order.by, limit+1)
-	var page Page
-	err := s.view(ctx, "list", func(db session) error {
-		found, err := all(ctx, db, scanRecord, query, w.args...)
-		page.Records = found
+	err = s.view(ctx, "list", func(db session) (err error) {
+		if q.Order == dayfly.ByName {
+			found, since, err = db.byName(ctx, q, behind, limit+1)
+		} else {
+			found, err = db.along(ctx, q, behind, limit+1)
+		}
 		return err
 	})
-	if err != nil || len(page.Records) <= limit {
-		return page, err
+	if err != nil {
+		return Page{}, err
 	}
-	page.Records = page.Records[:limit]
-	page.Next, err = placeOf(page.Records[limit-1], q.Order).encode()
+	var page Page
+	for _, l := range found[:min(len(found), limit)] {
+		page.Records = append(page.Records, l.Record)
+	}
+	if len(found) > limit {
+		page.Next, err = placeOf(found[limit-1], q.Order, since).encode()
+	}
 	return page, err
 }
 
-func placeOf(r Record, order dayfly.Order) cursor {
-	c := cursor{Order: order, ID: string(r.ID)}
+// checkQuery sets the default order, and returns the place that the page begins
+// behind; nil: it is the first.
+func checkQuery(q *dayfly.Query) (*cursor, error) {
+	if q.Order == "" {
+		q.Order = dayfly.NewestFirst
+	}
+	if _, ok := orders[q.Order]; !ok {
+		return nil, dayfly.Errorf(dayfly.Invalid, "order is %.40q: use newest, oldest or name", q.Order)
+	}
+	if len(q.States) > maxStates {
+		return nil, dayfly.Errorf(dayfly.Invalid, "%d states are named: there are only %d", len(q.States), len(dayfly.States()))
+	}
+	if q.Cursor == "" {
+		return nil, nil
+	}
+	c, err := decodeCursor(q.Cursor, q.Order)
+	return &c, err
+}
+
+// along returns up to n records behind a place, as they are sorted now.
+func (q session) along(ctx context.Context, query dayfly.Query, behind *cursor, n int) ([]listed, error) {
+	w := conditionsOf(query, &where{})
+	order := orders[query.Order]
+	switch {
+	case behind == nil:
+	case query.Order == dayfly.ByName:
+		w.and(order.behind, behind.Name, behind.ID)
+	default:
+		w.and(order.behind, behind.Created, behind.ID)
+	}
+	return all(ctx, q, scanListed,
+		fmt.Sprintf(`SELECT %s, name, id FROM workspaces%s ORDER BY %s LIMIT %d`, recordColumns, &w, order.by, n), w.args...)
+}
+
+func placeOf(l listed, order dayfly.Order, since int64) cursor {
+	c := cursor{Order: order, ID: string(l.ID)}
 	if order == dayfly.ByName {
-		c.Name = r.Name
+		c.Name, c.Renames = l.as, since
 	} else {
-		c.Created = micros(r.CreatedAt)
+		c.Created = micros(l.CreatedAt)
 	}
 	return c
 }
 
-func conditionsOf(q dayfly.Query) where {
-	var w where
+// conditionsOf is what a query selects by, with the arguments behind those of
+// others in the statement.
+func conditionsOf(q dayfly.Query, others *where) where {
+	w := where{args: others.args}
 	if q.Namespace != "" {
 		w.and("namespace = ?", q.Namespace)
 	}

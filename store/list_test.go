@@ -1,12 +1,16 @@
 package store
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/dayfly/dayfly"
 )
@@ -170,6 +174,141 @@ func churn(t *testing.T, s *Store, order dayfly.Order, gone []Record, stop chan 
 	}
 }
 
+// TestListByNameGoesOnByTheNamesOfItsBeginning: between its pages anything is
+// renamed, made and deleted. What is there all the time is listed once, in the
+// order that it had.
+func TestListByNameGoesOnByTheNamesOfItsBeginning(t *testing.T) {
+	t.Parallel()
+	for engine, runs := range map[string]int{sqlite: 100, postgres: 15} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, newURL(t, engine))
+			run := 0
+			rapid.Check(t, func(rt *rapid.T) {
+				if run++; run > runs {
+					return
+				}
+				ns := fmt.Sprintf("run%d", run)
+				namespace(t, s, ns, dayfly.Limits{})
+				listedByName(t, rt, s, ns)
+			})
+		})
+	}
+}
+
+func listedByName(t *testing.T, rt *rapid.T, s *Store, ns string) {
+	names := 0
+	name := func() string { // close to each other, so that order changes; some have none
+		names++
+		return rapid.SampledFrom([]string{"", fmt.Sprintf("%c%d", rapid.RuneFrom([]rune("abcxyz")).Draw(rt, "letter"), names)}).Draw(rt, "name")
+	}
+	there := map[dayfly.ID]Record{}
+	make := func(change func(*Record)) {
+		r := create(t, s, fresh(ns, change))[0]
+		there[r.ID] = r
+	}
+	for range rapid.IntRange(0, 12).Draw(rt, "workspaces") {
+		make(named(name()))
+	}
+	var want []Record
+	for _, r := range there {
+		want = append(want, r)
+	}
+	slices.SortFunc(want, func(a, b Record) int { return strings.Compare(a.Name+"\x00"+string(a.ID), b.Name+"\x00"+string(b.ID)) })
+	begun := maps.Clone(there)
+
+	found := walk(t, s, dayfly.Query{Namespace: ns, Order: dayfly.ByName, Limit: rapid.IntRange(1, 5).Draw(rt, "page")}, func() {
+		for range rapid.IntRange(0, 6).Draw(rt, "changes") {
+			ids := slices.Sorted(maps.Keys(there))
+			what := rapid.IntRange(0, 5).Draw(rt, "change")
+			if len(ids) == 0 || what == 0 {
+				make(named(name()))
+				continue
+			}
+			r := there[rapid.SampledFrom(ids).Draw(rt, "workspace")]
+			if what == 1 {
+				r.State = dayfly.Deleted
+				delete(there, r.ID)
+			} else {
+				r.Name = name()
+				there[r.ID] = r
+			}
+			r.Revision = 0
+			_, err := s.Update(t.Context(), Change{Record: r})
+			no(t, err)
+		}
+	})
+	seen := map[dayfly.ID]int{}
+	for _, r := range found {
+		if seen[r.ID]++; seen[r.ID] > 1 {
+			rt.Errorf("%s is listed twice", r.ID)
+		}
+	}
+	stayed := func(r Record) bool { _, is := there[r.ID]; _, was := begun[r.ID]; return is && was }
+	lasting := func(list []Record) []dayfly.ID {
+		return ids(slices.DeleteFunc(slices.Clone(list), func(r Record) bool { return !stayed(r) }))
+	}
+	if got, want := lasting(found), lasting(want); !slices.Equal(got, want) {
+		rt.Errorf("listed %v, not %v", got, want)
+	}
+}
+
+// TestTenThousandAreListedOnceWhileTheyChange: in each order, in pages, beside
+// others that rename, make and delete.
+func TestTenThousandAreListedOnceWhileTheyChange(t *testing.T) {
+	t.Parallel()
+	s := full(t, sqlite, 10_000)
+	stay := map[dayfly.ID]bool{}
+	var gone, renamed []Record
+	for i, r := range walk(t, s, dayfly.Query{Order: dayfly.OldestFirst, Limit: dayfly.MaxPage}, nil) {
+		if i%10 == 0 {
+			gone = append(gone, r)
+			continue
+		}
+		stay[r.ID] = true
+		if i%10 == 1 {
+			renamed = append(renamed, r)
+		}
+	}
+	for i, order := range []dayfly.Order{dayfly.NewestFirst, dayfly.OldestFirst, dayfly.ByName} {
+		stop, churned := make(chan struct{}), make(chan error, 2)
+		go func() { churned <- churn(t, s, order, gone[i*300:(i+1)*300], stop) }()
+		go func() { churned <- shuffleNames(t, s, renamed, stop) }()
+		seen := map[dayfly.ID]int{}
+		for _, r := range walk(t, s, dayfly.Query{Order: order, Limit: 200}, nil) {
+			seen[r.ID]++
+		}
+		close(stop)
+		no(t, errors.Join(<-churned, <-churned))
+		for id, n := range seen {
+			if n > 1 {
+				t.Errorf("order %s: %s is listed %d times", order, id, n)
+			}
+		}
+		for id := range stay {
+			if seen[id] != 1 {
+				t.Errorf("order %s: %s was there all the time and is listed %d times", order, id, seen[id])
+			}
+		}
+	}
+}
+
+// shuffleNames gives workspaces names anywhere in the order.
+func shuffleNames(t *testing.T, s *Store, list []Record, stop chan struct{}) error {
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		r := list[i%len(list)]
+		r.Name, r.Revision = fmt.Sprintf("agent-%06d-%d", rand.N(10_000), i), 0
+		if _, err := s.Update(t.Context(), Change{Record: r}); err != nil {
+			return err
+		}
+	}
+}
+
 func TestTamperedCursorIsRefused(t *testing.T) {
 	onBoth(t, func(t *testing.T, s *Store) {
 		for range 3 {
@@ -216,7 +355,7 @@ func FuzzCursor(f *testing.F) {
 }
 
 // full is a database with many workspaces of usual size.
-func full(b *testing.B, engine string, n int) *Store {
+func full(b testing.TB, engine string, n int) *Store {
 	b.Helper()
 	s := open(b, newURL(b, engine))
 	for i := range n / 100 {

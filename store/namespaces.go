@@ -44,7 +44,7 @@ func noNamespace(name string, err error) error {
 
 // CreateNamespace adds a namespace; Conflict if it is there. What happened in an
 // earlier one of the same name is not seen in it.
-func (s *Store) CreateNamespace(ctx context.Context, n dayfly.Namespace) error {
+func (s *Store) CreateNamespace(ctx context.Context, n dayfly.Namespace, once Once) error {
 	if err := dayfly.CheckNamespace(n.Name); err != nil {
 		return err
 	}
@@ -54,13 +54,15 @@ func (s *Store) CreateNamespace(ctx context.Context, n dayfly.Namespace) error {
 		return err
 	}
 	return s.change(ctx, "create a namespace", func(ctx context.Context, q session) error {
-		made, err := q.exec(ctx, `INSERT INTO namespaces (name, revision, created_at, since, document)
-			VALUES ($1, 1, $2, (SELECT value FROM counters WHERE name = 'events'), $3)
-			ON CONFLICT (name) DO NOTHING`, n.Name, micros(n.CreatedAt), text)
-		if err == nil && made == 0 {
-			return dayfly.Errorf(dayfly.Conflict, "namespace %s is there already", n.Name)
-		}
-		return err
+		return q.once(ctx, once, []string{n.Name}, s.now(), func() error {
+			made, err := q.exec(ctx, `INSERT INTO namespaces (name, revision, created_at, since, document)
+				VALUES ($1, 1, $2, (SELECT value FROM counters WHERE name = 'events'), $3)
+				ON CONFLICT (name) DO NOTHING`, n.Name, micros(n.CreatedAt), text)
+			if err == nil && made == 0 {
+				return dayfly.Errorf(dayfly.Conflict, "namespace %s is there already", n.Name)
+			}
+			return err
+		})
 	})
 }
 

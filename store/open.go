@@ -73,7 +73,7 @@ func (s *Store) prepare(ctx context.Context) error {
 	if err := s.migrate(ctx); err != nil {
 		return s.fault("open the database", s.orDamage(ctx, err))
 	}
-	err := s.CreateNamespace(ctx, dayfly.Namespace{Name: dayfly.DefaultNamespace, CreatedAt: s.now()})
+	err := s.CreateNamespace(ctx, dayfly.Namespace{Name: dayfly.DefaultNamespace, CreatedAt: s.now()}, Once{})
 	if dayfly.KindOf(err) == dayfly.Conflict {
 		return nil
 	}

@@ -17,6 +17,8 @@ var prunings = []struct {
 }{
 	{`DELETE FROM requests WHERE (namespace, key) IN
 		(SELECT namespace, key FROM requests WHERE created_at <= $1 LIMIT $2)`, true},
+	{`DELETE FROM former_names WHERE (id, until) IN
+		(SELECT id, until FROM former_names WHERE at <= $1 LIMIT $2)`, true},
 	{`DELETE FROM deliveries WHERE (webhook, seq) IN
 		(SELECT d.webhook, d.seq FROM deliveries d JOIN events e ON e.seq = d.seq WHERE d.next_at IS NULL AND e.at < $1 LIMIT $2)`, false},
 	{`DELETE FROM events WHERE seq IN
@@ -29,7 +31,7 @@ var prunings = []struct {
 
 // Prune removes what happened before a moment: deliveries that are done or given
 // up, events that no webhook waits for, and audit entries; and idempotency keys
-// that are a day old.
+// and former names that are a day old.
 func (s *Store) Prune(ctx context.Context, before time.Time) error {
 	for _, p := range prunings {
 		moment := before

@@ -111,7 +111,7 @@ func TestSuspendedNamespaceStartsNothing(t *testing.T) {
 		want(t, err, dayfly.Denied)
 		_, err = s.Update(t.Context(), Change{Record: made[0], Reserve: true})
 		want(t, err, dayfly.Denied)
-		want(t, s.CreateSnapshot(t.Context(), SnapshotRecord{Namespace: "team", Snapshot: dayfly.Snapshot{ID: dayfly.NewID()}}), dayfly.Denied)
+		want(t, s.CreateSnapshot(t.Context(), SnapshotRecord{Namespace: "team", Snapshot: dayfly.Snapshot{ID: dayfly.NewID()}}, Once{}), dayfly.Denied)
 		_, before, err := s.Create(t.Context(), c)
 		no(t, err)
 		if !before {

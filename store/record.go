@@ -37,11 +37,14 @@ func (r Record) amounts() dayfly.Amounts {
 
 const recordColumns = `document, durable, stopped_by_caller, revision`
 
-func scanRecord(rows *sql.Rows) (Record, error) {
+func scanRecord(rows *sql.Rows) (Record, error) { return scanRecordAnd(rows) }
+
+// scanRecordAnd reads recordColumns, and what follows them into more.
+func scanRecordAnd(rows *sql.Rows, more ...any) (Record, error) {
 	var r Record
 	var text []byte
 	var durable, stopped int64
-	if err := rows.Scan(&text, &durable, &stopped, &r.Revision); err != nil {
+	if err := rows.Scan(append([]any{&text, &durable, &stopped, &r.Revision}, more...)...); err != nil {
 		return r, err
 	}
 	r.Durable, r.StoppedByCaller = durable != 0, stopped != 0

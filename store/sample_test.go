@@ -10,11 +10,14 @@ import (
 	"github.com/dayfly/dayfly"
 )
 
-var makeSample = flag.Bool("make-sample", false, "write testdata/v1.db, of a version that is being made; never of one that is released")
+// newest is the sample of the version that is being made.
+const newest = "v3.db"
+
+var makeSample = flag.Bool("make-sample", false, "write testdata/"+newest+"; never of a version that is released")
 
 const sampleID = dayfly.ID("waaaabbbbccccddddeeee")
 
-// sample is what testdata/v1.db holds.
+// sample is what each of testdata holds.
 func sample() (Creation, KeyRecord, SnapshotRecord, dayfly.Webhook) {
 	at := time.Date(2026, 11, 25, 12, 30, 0, 123456000, time.UTC)
 	end := at.Add(time.Hour)
@@ -37,29 +40,37 @@ func writeSample(t *testing.T, path string) {
 	t.Helper()
 	creation, key, snapshot, webhook := sample()
 	s := open(t, newURL(t, sqlite))
-	no(t, s.CreateNamespace(t.Context(), dayfly.Namespace{Name: "team", CreatedAt: webhook.CreatedAt, Limits: dayfly.Limits{Workspaces: 1}}))
-	no(t, s.CreateWebhook(t.Context(), webhook))
-	no(t, s.CreateKey(t.Context(), key))
+	no(t, s.CreateNamespace(t.Context(), dayfly.Namespace{Name: "team", CreatedAt: webhook.CreatedAt, Limits: dayfly.Limits{Workspaces: 1}}, Once{}))
+	no(t, s.CreateWebhook(t.Context(), webhook, Once{}))
+	no(t, s.CreateKey(t.Context(), key, Once{}))
 	_, _, err := s.Create(t.Context(), creation)
 	no(t, err)
-	no(t, s.CreateSnapshot(t.Context(), snapshot))
+	no(t, s.CreateSnapshot(t.Context(), snapshot, Once{}))
 	no(t, s.AddAudit(t.Context(), dayfly.AuditEntry{At: webhook.CreatedAt, Key: "k1", Action: "POST /v1/workspaces", Status: 201}))
 	_, err = s.Enqueue(t.Context(), 1)
 	no(t, err)
 	no(t, s.Backup(t.Context(), path))
 }
 
-// TestDatabaseOfVersion1Opens holds for ever, whatever the tables become.
-func TestDatabaseOfVersion1Opens(t *testing.T) {
+// TestDatabaseOfEachVersionOpens holds for ever, whatever the tables become.
+func TestDatabaseOfEachVersionOpens(t *testing.T) {
 	t.Parallel()
-	stored := filepath.Join("testdata", "v1.db")
 	if *makeSample {
-		no(t, os.RemoveAll(stored))
-		writeSample(t, stored)
+		no(t, os.RemoveAll(filepath.Join("testdata", newest)))
+		writeSample(t, filepath.Join("testdata", newest))
 	}
+	for _, name := range []string{"v1.db", newest} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			opens(t, filepath.Join("testdata", name))
+		})
+	}
+}
+
+func opens(t *testing.T, stored string) {
 	bytes, err := os.ReadFile(stored)
 	no(t, err)
-	path := filepath.Join(t.TempDir(), "v1.db")
+	path := filepath.Join(t.TempDir(), "sample.db")
 	no(t, os.WriteFile(path, bytes, 0o600))
 	s := open(t, "sqlite://"+path)
 
@@ -85,6 +96,12 @@ func TestDatabaseOfVersion1Opens(t *testing.T) {
 	audit, err := s.Audit(t.Context(), dayfly.AuditQuery{})
 	no(t, err)
 	equal(t, len(audit), 1)
+	s.now = func() time.Time { return record.CreatedAt } // the request is not a day old then
+	made, before, err := s.Made(t.Context(), Once{Namespace: "team", Key: "once", Request: "digest"})
+	no(t, err)
+	equal(t, made, []string{string(sampleID)})
+	equal(t, before, true)
+	s.now = time.Now
 
 	_, _, err = s.Create(t.Context(), Creation{Records: []Record{fresh("team")}})
 	want(t, err, dayfly.Exhausted)

@@ -23,32 +23,38 @@ func scanSnapshot(rows *sql.Rows) (SnapshotRecord, error) {
 
 // CreateSnapshot adds a snapshot. Conflict: its name is taken in its namespace,
 // or its id is there.
-func (s *Store) CreateSnapshot(ctx context.Context, r SnapshotRecord, ev ...dayfly.Event) error {
+func (s *Store) CreateSnapshot(ctx context.Context, r SnapshotRecord, once Once, ev ...dayfly.Event) error {
 	r.CreatedAt = exact(r.CreatedAt)
-	text, err := document(r.Snapshot)
-	if err != nil {
-		return err
-	}
 	return s.change(ctx, "create a snapshot", func(ctx context.Context, q session) error {
-		ns, err := q.lockNamespace(ctx, r.Namespace)
+		err := q.once(ctx, once, []string{string(r.ID)}, s.now(), func() error { return q.insertSnapshot(ctx, r) })
 		if err != nil {
-			return err
-		}
-		if ns.Suspended {
-			return dayfly.Errorf(dayfly.Denied, "namespace %s is suspended: nothing can be made or started in it", ns.Name)
-		}
-		_, err = q.exec(ctx, `INSERT INTO snapshots (id, namespace, name, created_at, document) VALUES ($1, $2, $3, $4, $5)`,
-			string(r.ID), r.Namespace, r.Name, micros(r.CreatedAt), text)
-		switch {
-		case isDuplicateName(err):
-			return dayfly.Errorf(dayfly.Conflict, "namespace %s has a snapshot named %q already: choose another name, or delete that one", r.Namespace, r.Name)
-		case duplicate(err) != "":
-			return dayfly.Errorf(dayfly.Conflict, "snapshot %s is there already", r.ID)
-		case err != nil:
 			return err
 		}
 		return s.addEvents(ctx, q, ev)
 	})
+}
+
+func (q session) insertSnapshot(ctx context.Context, r SnapshotRecord) error {
+	text, err := document(r.Snapshot)
+	if err != nil {
+		return err
+	}
+	ns, err := q.lockNamespace(ctx, r.Namespace)
+	if err != nil {
+		return err
+	}
+	if ns.Suspended {
+		return dayfly.Errorf(dayfly.Denied, "namespace %s is suspended: nothing can be made or started in it", ns.Name)
+	}
+	_, err = q.exec(ctx, `INSERT INTO snapshots (id, namespace, name, created_at, document) VALUES ($1, $2, $3, $4, $5)`,
+		string(r.ID), r.Namespace, r.Name, micros(r.CreatedAt), text)
+	switch {
+	case isDuplicateName(err):
+		return dayfly.Errorf(dayfly.Conflict, "namespace %s has a snapshot named %q already: choose another name, or delete that one", r.Namespace, r.Name)
+	case duplicate(err) != "":
+		return dayfly.Errorf(dayfly.Conflict, "snapshot %s is there already", r.ID)
+	}
+	return err
 }
 
 // Snapshot returns the one that ref means, its id or name, in a namespace or, if

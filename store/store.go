@@ -54,14 +54,7 @@ type Record struct {
 type Creation struct {
 	Records []Record
 	Events  []dayfly.Event // Seq is set by the store
-	Once    Once
-}
-
-// Once tells requests that are repeated from new ones. The zero value: every
-// request is new.
-type Once struct {
-	Key     string // the caller's; unique in its namespace for a day
-	Request string // digest of what was asked: the same key with another is Conflict
+	Once    Once           // its Namespace is that of the records
 }
 
 // Change is a new content of one record.

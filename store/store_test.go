@@ -89,7 +89,7 @@ func create(t testing.TB, s *Store, records ...Record) []Record {
 
 func namespace(t testing.TB, s *Store, name string, limits dayfly.Limits) {
 	t.Helper()
-	if err := s.CreateNamespace(t.Context(), dayfly.Namespace{Name: name, CreatedAt: time.Now(), Limits: limits}); err != nil {
+	if err := s.CreateNamespace(t.Context(), dayfly.Namespace{Name: name, CreatedAt: time.Now(), Limits: limits}, Once{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -34,6 +34,9 @@ func (s *Store) Update(ctx context.Context, c Change) (Record, error) {
 		} else {
 			err = q.replace(ctx, c, now, before)
 		}
+		if err == nil && now.State != dayfly.Deleted && now.Name != before.Name {
+			err = q.rename(ctx, before, s.now())
+		}
 		if err != nil {
 			return err
 		}
@@ -65,6 +68,7 @@ func (c Change) after(before Record) (Record, error) {
 	if now.Namespace != "" && now.Namespace != before.Namespace {
 		return now, dayfly.Errorf(dayfly.Invalid, "workspace %s is in another namespace, which cannot be changed", now.ID)
 	}
+	now.Durable = now.Durable || before.Durable // what somebody was told stays said
 	now.Revision, now.Namespace, now.CreatedAt = before.Revision, before.Namespace, before.CreatedAt
 	return now, nil
 }

@@ -44,26 +44,30 @@ func noWebhook(id string, err error) error {
 
 // CreateWebhook adds a webhook. It gets what happens from now on. Its secret is
 // stored as it is given, since what is sent has to be signed with it.
-func (s *Store) CreateWebhook(ctx context.Context, w dayfly.Webhook) error {
+func (s *Store) CreateWebhook(ctx context.Context, w dayfly.Webhook, once Once) error {
 	w.CreatedAt = exact(w.CreatedAt)
+	return s.change(ctx, "create a webhook", func(ctx context.Context, q session) error {
+		return q.once(ctx, once, []string{w.ID}, s.now(), func() error { return q.insertWebhook(ctx, w) })
+	})
+}
+
+func (q session) insertWebhook(ctx context.Context, w dayfly.Webhook) error {
 	text, err := document(w)
 	if err != nil {
 		return err
 	}
-	return s.change(ctx, "create a webhook", func(ctx context.Context, q session) error {
-		if w.Namespace != "" {
-			if _, err := q.lockNamespace(ctx, w.Namespace); err != nil {
-				return err
-			}
+	if w.Namespace != "" {
+		if _, err := q.lockNamespace(ctx, w.Namespace); err != nil {
+			return err
 		}
-		_, err := q.exec(ctx, `INSERT INTO webhooks (id, namespace, active, types, since, created_at, document)
-			VALUES ($1, $2, $3, $4, (SELECT value FROM counters WHERE name = 'events'), $5, $6)`,
-			w.ID, w.Namespace, bit(w.Active), typeList(w.Types), micros(w.CreatedAt), text)
-		if duplicate(err) != "" {
-			return dayfly.Errorf(dayfly.Conflict, "webhook %s is there already", w.ID)
-		}
-		return err
-	})
+	}
+	_, err = q.exec(ctx, `INSERT INTO webhooks (id, namespace, active, types, since, created_at, document)
+		VALUES ($1, $2, $3, $4, (SELECT value FROM counters WHERE name = 'events'), $5, $6)`,
+		w.ID, w.Namespace, bit(w.Active), typeList(w.Types), micros(w.CreatedAt), text)
+	if duplicate(err) != "" {
+		return dayfly.Errorf(dayfly.Conflict, "webhook %s is there already", w.ID)
+	}
+	return err
 }
 
 // Webhook returns one with its secret.

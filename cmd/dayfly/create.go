@@ -76,11 +76,19 @@ func (f *createFlags) add(a *app, cmd *cobra.Command) {
 	fl.Var(&f.metadata, "metadata", "note `KEY=VALUE`, which dayfly ls finds")
 	fl.BoolVar(&f.imageCm, "image-command", false, "the main command is the image's own, with CMD as its arguments")
 	fl.StringVar(&f.wait, "wait", string(dayfly.WaitReady), "return once it is `ready`, or as soon as it is certain to be made: created")
-	fl.StringVar(&f.once, "idempotency-key", "", "with the same `KEY` within a day, return what was made the first time")
+	fl.StringVar(&f.once, onceName, "", onceUse)
 	completeWords(cmd, "on-timeout", dayfly.DeleteIt, dayfly.StopIt, dayfly.PauseIt)
 	completeWords(cmd, "restart", dayfly.RestartNo, dayfly.RestartOnFailure, dayfly.RestartAlways, dayfly.RestartUnlessStopped)
 	completeWords(cmd, "wait", dayfly.WaitReady, dayfly.WaitCreated)
 }
+
+// The flag of whatever a script makes.
+const (
+	onceName = "idempotency-key"
+	onceUse  = "with the same `KEY` within a day, return what was made the first time"
+)
+
+func onceFlag(cmd *cobra.Command) *string { return cmd.Flags().String(onceName, "", onceUse) }
 
 // spec is what the flags ask for.
 func (f *createFlags) spec(a *app, c *cobra.Command, args []string) (dayfly.Spec, error) {

@@ -27,7 +27,7 @@ Their ids are printed, one a line. After an error there is no copy.`,
 		ValidArgsFunction: a.completeWorkspaces,
 	}
 	count := cmd.Flags().IntP("count", "n", 1, fmt.Sprintf("`NUMBER` of copies, at most %d", dayfly.MaxFork))
-	asJSON, timings := jsonFlag(cmd), timingsFlag(cmd)
+	asJSON, timings, once := jsonFlag(cmd), timingsFlag(cmd), onceFlag(cmd)
 	cmd.RunE = func(c *cobra.Command, args []string) error {
 		if err := a.needsServer("forked"); err != nil {
 			return err
@@ -38,7 +38,7 @@ Their ids are printed, one a line. After an error there is no copy.`,
 		}
 		return a.withClient(c, func(ctx context.Context, cl *client.Client) error {
 			sent := time.Since(began)
-			copies, err := cl.Workspaces.Fork(ctx, id, *count)
+			copies, err := cl.Workspaces.Fork(ctx, id, *count, client.Once(*once))
 			if err != nil {
 				return err
 			}

@@ -31,6 +31,9 @@ func (w hostWorkspaces) Rollback(ctx context.Context, id dayfly.ID, ref string) 
 }
 
 func (w hostWorkspaces) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error) {
+	if err := refuseOnce(ctx); err != nil {
+		return nil, err
+	}
 	n, err := w.h.starter()
 	if err != nil {
 		return nil, err
@@ -39,6 +42,9 @@ func (w hostWorkspaces) Fork(ctx context.Context, id dayfly.ID, count int) ([]da
 }
 
 func (w hostWorkspaces) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error) {
+	if err := refuseOnce(ctx); err != nil {
+		return dayfly.Snapshot{}, err
+	}
 	n, err := w.h.node()
 	if err != nil {
 		return dayfly.Snapshot{}, err

@@ -38,6 +38,14 @@ func withoutServer(spec dayfly.Spec, o dayfly.CreateOptions) error {
 	return nil
 }
 
+// refuseOnce refuses idempotency keys, which nobody would remember.
+func refuseOnce(ctx context.Context) error {
+	if dayfly.CallerOf(ctx).Once != "" {
+		return needsServer("an idempotency key")
+	}
+	return nil
+}
+
 // List returns all workspaces that a query selects, as one page: there are never
 // many without a server.
 func (w hostWorkspaces) List(ctx context.Context, q dayfly.Query) (dayfly.Page, error) {

@@ -161,7 +161,7 @@ func (s *service) firstKey(ctx context.Context, dir string, st *store.Store) err
 	if err := writeSecret(path, []byte(secret+"\n")); err != nil {
 		return err
 	}
-	if err := st.CreateKey(ctx, r); err != nil {
+	if err := st.CreateKey(ctx, r, store.Once{}); err != nil {
 		return err
 	}
 	s.log.Warn("the first admin's API key, said only once", "key", secret, "also_in", path)

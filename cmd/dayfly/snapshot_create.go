@@ -19,14 +19,14 @@ func (a *app) snapshotCreateCommand() *cobra.Command {
 		ValidArgsFunction: a.completeWorkspaces,
 	}
 	name := cmd.Flags().String("name", "", "`NAME` of the snapshot, unique on a host, without spaces and slashes")
-	asJSON := jsonFlag(cmd)
+	asJSON, once := jsonFlag(cmd), onceFlag(cmd)
 	cmd.RunE = func(c *cobra.Command, args []string) error {
 		id, err := ref(args[0])
 		if err != nil {
 			return err
 		}
 		return a.withClient(c, func(ctx context.Context, cl *client.Client) error {
-			sn, err := cl.Snapshots.Create(ctx, id, *name)
+			sn, err := cl.Snapshots.Create(ctx, id, *name, client.Once(*once))
 			switch {
 			case err != nil:
 				return err

@@ -3,9 +3,6 @@ package webhook
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +11,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strconv"
 	"syscall"
 	"time"
 
@@ -118,8 +114,9 @@ func (p *poster) send(ctx context.Context, w dayfly.Webhook, ev dayfly.Event, at
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", "dayfly/"+dayfly.Version)
 	req.Header.Set("Dayfly-Webhook-Id", w.ID)
-	req.Header.Set("Dayfly-Event-Id", ev.ID)
-	req.Header.Set("Dayfly-Signature", Sign(w.Secret, at, body))
+	if err := Sign(req.Header, w.Secret, Message{ID: ev.ID, At: at, Body: body}); err != nil {
+		return 0, err
+	}
 	answer, err := p.client.Do(req)
 	if err != nil {
 		return 0, reason(err)
@@ -151,14 +148,4 @@ func reason(err error) error {
 		return errors.New("the connection was refused")
 	}
 	return errors.New("the connection failed, or its certificate is not trusted")
-}
-
-// Sign is the value of the header Dayfly-Signature: the time in Unix seconds,
-// and the HMAC-SHA256 of the time, a dot and the body under the webhook's secret.
-func Sign(secret string, at time.Time, body []byte) string {
-	t := strconv.FormatInt(at.Unix(), 10)
-	mac := hmac.New(sha256.New, []byte(secret))
-	mac.Write([]byte(t + "."))
-	mac.Write(body)
-	return "t=" + t + ",v1=" + hex.EncodeToString(mac.Sum(nil))
 }

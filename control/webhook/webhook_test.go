@@ -2,6 +2,9 @@ package webhook
 
 import (
 	"errors"
+	"maps"
+	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -67,17 +70,23 @@ func TestAttemptsBackOffAndEndAfterADay(t *testing.T) {
 	}
 }
 
-func TestSignatureIsOfTimeAndBody(t *testing.T) {
+// TestSignatureIsThatOfStandardWebhooks: an example of its authors' libraries.
+func TestSignatureIsThatOfStandardWebhooks(t *testing.T) {
 	t.Parallel()
-	at := time.Unix(1700000000, 0)
-	const want = "t=1700000000,v1="
-	got := Sign("whsec_x", at, []byte("body"))
-	if got[:len(want)] != want || len(got) != len(want)+64 {
-		t.Errorf("%q", got)
+	h := http.Header{}
+	err := Sign(h, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", Message{
+		ID: "msg_p5jXN8AQM9LWM0D4loKWxJek", At: time.Unix(1614265330, 0), Body: []byte(`{"test": 2432232314}`),
+	})
+	want := http.Header{
+		"Webhook-Id": {"msg_p5jXN8AQM9LWM0D4loKWxJek"}, "Webhook-Timestamp": {"1614265330"},
+		"Webhook-Signature": {"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="},
 	}
-	for _, other := range []string{Sign("whsec_y", at, []byte("body")), Sign("whsec_x", at.Add(time.Second), []byte("body")), Sign("whsec_x", at, []byte("bodies"))} {
-		if other == got {
-			t.Error("the same for something else")
+	if err != nil || !maps.EqualFunc(h, want, slices.Equal) {
+		t.Errorf("%v, %v", h, err)
+	}
+	for _, none := range []string{"", "whsec_", "whsec_example"} {
+		if err := Sign(http.Header{}, none, Message{}); err == nil {
+			t.Errorf("%q signs", none)
 		}
 	}
 }

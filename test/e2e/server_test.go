@@ -43,10 +43,17 @@ func serve(t *testing.T, state string, flags ...string) *server {
 // serveOn is serve for a server whose workspaces go on without it.
 func serveOn(t *testing.T, state string, flags ...string) *server {
 	t.Helper()
+	return serveBy(t, binary(t), state, flags...)
+}
+
+// serveBy is serveOn with another build of the program.
+func serveBy(t *testing.T, program, state string, flags ...string) *server {
+	t.Helper()
 	s := &server{state: state, host: "unix://" + filepath.Join(state, "dayfly.sock")}
 	s.more = sync.NewCond(&s.mu)
 	args := []string{"serve", "--log-level", "debug", "--standby", "0", "--listen", s.host}
 	s.cmd = command(t, context.WithoutCancel(t.Context()), state, append(args, flags...)...)
+	s.cmd.Path = program
 	logs, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

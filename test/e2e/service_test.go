@@ -387,8 +387,8 @@ func (l *load) check(t *testing.T, s *server, round int) {
 	}
 }
 
-// TestCounterGoesOnOverKillAndUpgrade of the server, without a pause.
-func TestCounterGoesOnOverKillAndUpgrade(t *testing.T) {
+// TestCounterGoesOnOverKillAndRestart of the server, without a pause.
+func TestCounterGoesOnOverKillAndRestart(t *testing.T) {
 	state := newState(t)
 	s := serveOn(t, state)
 	id := s.create(t)
@@ -398,7 +398,7 @@ func TestCounterGoesOnOverKillAndUpgrade(t *testing.T) {
 		if n := len(processes(t, state)); n != 1 {
 			t.Fatalf("%d VMMs run without the server", n)
 		}
-		s = serveOn(t, state) // for an upgrade it is another binary: the way is the same
+		s = serveOn(t, state)
 		at = s.goesOn(t, id, at)
 	}
 	if out := s.must(t, "pause", string(id)); len(out) != 1 {

@@ -60,6 +60,7 @@ func (h *Host) Rollback(ctx context.Context, id dayfly.ID, ref string) (dayfly.W
 
 // Fork makes workspaces with the same spec.
 func (h *Host) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error) {
+	h.note(ctx)
 	parent, err := h.running(ctx, id)
 	if err != nil {
 		return nil, err
@@ -106,6 +107,7 @@ func (h *Host) fromSnapshot(ctx context.Context, spec dayfly.Spec) (dayfly.Works
 
 // Snapshot notes what a running workspace is made of.
 func (h *Host) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error) {
+	h.note(ctx)
 	ws, err := h.running(ctx, id)
 	if err != nil {
 		return dayfly.Snapshot{}, err

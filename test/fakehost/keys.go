@@ -33,7 +33,8 @@ func (s server) add(k *key) *key {
 }
 
 // CreateKey makes a key, which is not kept from expiring.
-func (s server) CreateKey(_ context.Context, k dayfly.Key) (dayfly.Key, string, error) {
+func (s server) CreateKey(ctx context.Context, k dayfly.Key) (dayfly.Key, string, error) {
+	s.note(ctx)
 	s.sv.mu.Lock()
 	_, known := s.sv.namespaces[k.Namespace]
 	s.sv.mu.Unlock()

@@ -11,7 +11,8 @@ import (
 )
 
 // CreateNamespace makes a namespace, whose limits bind nobody.
-func (s server) CreateNamespace(_ context.Context, n dayfly.Namespace) (dayfly.Namespace, error) {
+func (s server) CreateNamespace(ctx context.Context, n dayfly.Namespace) (dayfly.Namespace, error) {
+	s.note(ctx)
 	s.sv.mu.Lock()
 	defer s.sv.mu.Unlock()
 	if _, known := s.sv.namespaces[n.Name]; known {

@@ -31,6 +31,7 @@ type state struct {
 	hooks      []dayfly.Webhook
 	audit      []dayfly.AuditEntry
 	once       map[string]dayfly.ID
+	onces      []string
 }
 
 type key struct {
@@ -176,6 +177,21 @@ func (s server) made(ctx context.Context, once string, ws dayfly.Workspace) {
 	}
 }
 
+// note keeps the idempotency key of a creation that is not of a workspace.
+func (s server) note(ctx context.Context) {
+	s.sv.mu.Lock()
+	defer s.sv.mu.Unlock()
+	s.sv.onces = append(s.sv.onces, dayfly.CallerOf(ctx).Once)
+}
+
+// Onces returns the idempotency keys that forks, snapshots, keys, namespaces and
+// webhooks were asked for with, in their order. None of them is done once here.
+func (h *Host) Onces() []string {
+	h.sv.mu.Lock()
+	defer h.sv.mu.Unlock()
+	return slices.Clone(h.sv.onces)
+}
+
 // tell adds an event.
 func (s server) tell(ctx context.Context, what dayfly.EventType, ws dayfly.Workspace) {
 	s.sv.mu.Lock()
@@ -230,7 +246,8 @@ func (s server) AwaitEvent(ctx context.Context, after int64) error {
 }
 
 // CreateWebhook keeps a webhook, which nothing is sent to.
-func (s server) CreateWebhook(_ context.Context, w dayfly.Webhook) (dayfly.Webhook, error) {
+func (s server) CreateWebhook(ctx context.Context, w dayfly.Webhook) (dayfly.Webhook, error) {
+	s.note(ctx)
 	s.sv.mu.Lock()
 	defer s.sv.mu.Unlock()
 	w.ID, w.Secret, w.CreatedAt = "h"+strconv.Itoa(len(s.sv.hooks)+1), "whsec_c2VjcmV0", time.Now().UTC()

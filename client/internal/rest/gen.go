@@ -436,6 +436,9 @@ type FilePath = string
 // FileUser defines model for FileUser.
 type FileUser = string
 
+// IdempotencyKey defines model for IdempotencyKey.
+type IdempotencyKey = string
+
 // ImageName defines model for ImageName.
 type ImageName = string
 
@@ -514,6 +517,24 @@ type ImportImageParams struct {
 	Platform Platform `form:"platform,omitempty" json:"platform,omitempty"`
 }
 
+// CreateKeyParams defines parameters for CreateKey.
+type CreateKeyParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// CreateNamespaceParams defines parameters for CreateNamespace.
+type CreateNamespaceParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // GetQuotaParams defines parameters for GetQuota.
 type GetQuotaParams struct {
 	// Namespace Only what is in this namespace. For admins; others are bound to theirs.
@@ -524,6 +545,15 @@ type GetQuotaParams struct {
 type ListSnapshotsParams struct {
 	// Workspace Only those taken of this workspace, an id, which may be deleted by now.
 	Workspace string `form:"workspace,omitempty" json:"workspace,omitempty"`
+}
+
+// CreateWebhookParams defines parameters for CreateWebhook.
+type CreateWebhookParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // ListWorkspacesParams defines parameters for ListWorkspaces.
@@ -558,8 +588,11 @@ type CreateWorkspaceParams struct {
 	// Wait What to wait for.
 	Wait dayfly.Wait `form:"wait,omitempty" json:"wait,omitempty"`
 
-	// IdempotencyKey 1 to 255 printable ASCII characters.
-	IdempotencyKey string `json:"Idempotency-Key,omitempty"`
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // RemoveFileParams defines parameters for RemoveFile.
@@ -610,6 +643,15 @@ type PutFileParams struct {
 	User FileUser `form:"user,omitempty" json:"user,omitempty"`
 }
 
+// ForkWorkspaceParams defines parameters for ForkWorkspace.
+type ForkWorkspaceParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // GetLogsParams defines parameters for GetLogs.
 type GetLogsParams struct {
 	// Source The guest's console, or the output of the main command.
@@ -626,6 +668,15 @@ type GetLogsParams struct {
 type GetMetricsParams struct {
 	// Interval Of a stream, in seconds.
 	Interval *int `form:"interval,omitempty" json:"interval,omitempty"`
+}
+
+// CreateSnapshotParams defines parameters for CreateSnapshot.
+type CreateSnapshotParams struct {
+	// IdempotencyKey 1 to 255 printable ASCII characters without spaces. The same request with
+	// the same key, within a day and in the same namespace, is done once and
+	// answered alike, also while the first is under way; another request with it
+	// is a conflict.
+	IdempotencyKey IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // BuildImageJSONRequestBody defines body for BuildImage for application/json ContentType.
@@ -856,17 +907,23 @@ type ClientInterface interface {
 
 	// CreateKeyWithBody Make an API key. For admins.
 	//
+	// A repeated request with an Idempotency-Key makes no second key, and is a
+	// conflict that names the first: its secret is in the first answer alone.
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/keys (the `CreateKey` operationId).
-	CreateKeyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateKeyWithBody(ctx context.Context, params *CreateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateKey Make an API key. For admins.
+	//
+	// A repeated request with an Idempotency-Key makes no second key, and is a
+	// conflict that names the first: its secret is in the first answer alone.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/keys (the `CreateKey` operationId).
-	CreateKey(ctx context.Context, body CreateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateKey(ctx context.Context, params *CreateKeyParams, body CreateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RevokeKey Revoke a key, at once. For admins.
 	//
@@ -883,14 +940,14 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/namespaces (the `CreateNamespace` operationId).
-	CreateNamespaceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateNamespaceWithBody(ctx context.Context, params *CreateNamespaceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateNamespace Make a namespace. For admins.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/namespaces (the `CreateNamespace` operationId).
-	CreateNamespace(ctx context.Context, body CreateNamespaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateNamespace(ctx context.Context, params *CreateNamespaceParams, body CreateNamespaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteNamespace Delete an empty namespace, its keys and webhooks. For admins.
 	//
@@ -967,25 +1024,29 @@ type ClientInterface interface {
 
 	// CreateWebhookWithBody Have events sent to a URL.
 	//
-	// Each event is a POST with the JSON of the Event, and the headers
-	// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
-	// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
+	// Each event is a POST with the JSON of the Event, signed in the manner of
+	// Standard Webhooks: Webhook-Id, the event's id; Webhook-Timestamp, in Unix
+	// seconds; and Webhook-Signature, v1 and a comma and the base64 of the
+	// HMAC-SHA256 of id, timestamp and body, with dots between them, under the
+	// secret: the base64 behind its whsec_. Dayfly-Webhook-Id is the webhook's.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
-	CreateWebhookWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateWebhookWithBody(ctx context.Context, params *CreateWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateWebhook Have events sent to a URL.
 	//
-	// Each event is a POST with the JSON of the Event, and the headers
-	// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
-	// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
+	// Each event is a POST with the JSON of the Event, signed in the manner of
+	// Standard Webhooks: Webhook-Id, the event's id; Webhook-Timestamp, in Unix
+	// seconds; and Webhook-Signature, v1 and a comma and the base64 of the
+	// HMAC-SHA256 of id, timestamp and body, with dots between them, under the
+	// secret: the base64 behind its whsec_. Dayfly-Webhook-Id is the webhook's.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
-	CreateWebhook(ctx context.Context, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateWebhook(ctx context.Context, params *CreateWebhookParams, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteWebhook Delete a webhook. What was not delivered is not.
 	//
@@ -1142,22 +1203,26 @@ type ClientInterface interface {
 	// ForkWorkspaceWithBody Make running copies of a running workspace, which goes on.
 	//
 	// All or none: after an error, or if the caller leaves before the answer,
-	// nothing is left of any. Without a body it is one copy.
+	// nothing is left of any. Without a body it is one copy. A repeated request
+	// with an Idempotency-Key gets those of the first one's copies that are
+	// there.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/workspaces/{id}/fork (the `ForkWorkspace` operationId).
-	ForkWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ForkWorkspaceWithBody(ctx context.Context, id WorkspaceID, params *ForkWorkspaceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ForkWorkspace Make running copies of a running workspace, which goes on.
 	//
 	// All or none: after an error, or if the caller leaves before the answer,
-	// nothing is left of any. Without a body it is one copy.
+	// nothing is left of any. Without a body it is one copy. A repeated request
+	// with an Idempotency-Key gets those of the first one's copies that are
+	// there.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/workspaces/{id}/fork (the `ForkWorkspace` operationId).
-	ForkWorkspace(ctx context.Context, id WorkspaceID, body ForkWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ForkWorkspace(ctx context.Context, id WorkspaceID, params *ForkWorkspaceParams, body ForkWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// KeepAliveWorkspaceWithBody Count as a use of the workspace, and move its end.
 	//
@@ -1254,7 +1319,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/workspaces/{id}/snapshots (the `CreateSnapshot` operationId).
-	CreateSnapshotWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateSnapshotWithBody(ctx context.Context, id WorkspaceID, params *CreateSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateSnapshot Keep a running workspace as it is at one instant; it goes on.
 	//
@@ -1264,7 +1329,7 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/workspaces/{id}/snapshots (the `CreateSnapshot` operationId).
-	CreateSnapshot(ctx context.Context, id WorkspaceID, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateSnapshot(ctx context.Context, id WorkspaceID, params *CreateSnapshotParams, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StartWorkspace Start a stopped workspace from its disk; a paused one goes on as with resume.
 	//
@@ -1583,11 +1648,14 @@ func (c *Client) ListKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*
 
 // CreateKeyWithBody Make an API key. For admins.
 //
+// A repeated request with an Idempotency-Key makes no second key, and is a
+// conflict that names the first: its secret is in the first answer alone.
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/keys (the `CreateKey` operationId).
-func (c *Client) CreateKeyWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateKeyRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateKeyWithBody(ctx context.Context, params *CreateKeyParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateKeyRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1600,11 +1668,14 @@ func (c *Client) CreateKeyWithBody(ctx context.Context, contentType string, body
 
 // CreateKey Make an API key. For admins.
 //
+// A repeated request with an Idempotency-Key makes no second key, and is a
+// conflict that names the first: its secret is in the first answer alone.
+//
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/keys (the `CreateKey` operationId).
-func (c *Client) CreateKey(ctx context.Context, body CreateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateKeyRequest(c.Server, body)
+func (c *Client) CreateKey(ctx context.Context, params *CreateKeyParams, body CreateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateKeyRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1650,8 +1721,8 @@ func (c *Client) ListNamespaces(ctx context.Context, reqEditors ...RequestEditor
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/namespaces (the `CreateNamespace` operationId).
-func (c *Client) CreateNamespaceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateNamespaceRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateNamespaceWithBody(ctx context.Context, params *CreateNamespaceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateNamespaceRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1667,8 +1738,8 @@ func (c *Client) CreateNamespaceWithBody(ctx context.Context, contentType string
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/namespaces (the `CreateNamespace` operationId).
-func (c *Client) CreateNamespace(ctx context.Context, body CreateNamespaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateNamespaceRequest(c.Server, body)
+func (c *Client) CreateNamespace(ctx context.Context, params *CreateNamespaceParams, body CreateNamespaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateNamespaceRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1884,15 +1955,17 @@ func (c *Client) ListWebhooks(ctx context.Context, reqEditors ...RequestEditorFn
 
 // CreateWebhookWithBody Have events sent to a URL.
 //
-// Each event is a POST with the JSON of the Event, and the headers
-// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
-// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
+// Each event is a POST with the JSON of the Event, signed in the manner of
+// Standard Webhooks: Webhook-Id, the event's id; Webhook-Timestamp, in Unix
+// seconds; and Webhook-Signature, v1 and a comma and the base64 of the
+// HMAC-SHA256 of id, timestamp and body, with dots between them, under the
+// secret: the base64 behind its whsec_. Dayfly-Webhook-Id is the webhook's.
 //
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
-func (c *Client) CreateWebhookWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateWebhookRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateWebhookWithBody(ctx context.Context, params *CreateWebhookParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateWebhookRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1905,15 +1978,17 @@ func (c *Client) CreateWebhookWithBody(ctx context.Context, contentType string, 
 
 // CreateWebhook Have events sent to a URL.
 //
-// Each event is a POST with the JSON of the Event, and the headers
-// Dayfly-Webhook-Id, Dayfly-Event-Id and Dayfly-Signature: t=SECONDS,v1=HEX,
-// the HMAC-SHA256 of SECONDS, a dot and the body under the secret.
+// Each event is a POST with the JSON of the Event, signed in the manner of
+// Standard Webhooks: Webhook-Id, the event's id; Webhook-Timestamp, in Unix
+// seconds; and Webhook-Signature, v1 and a comma and the base64 of the
+// HMAC-SHA256 of id, timestamp and body, with dots between them, under the
+// secret: the base64 behind its whsec_. Dayfly-Webhook-Id is the webhook's.
 //
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/webhooks (the `CreateWebhook` operationId).
-func (c *Client) CreateWebhook(ctx context.Context, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateWebhookRequest(c.Server, body)
+func (c *Client) CreateWebhook(ctx context.Context, params *CreateWebhookParams, body CreateWebhookJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateWebhookRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2269,13 +2344,15 @@ func (c *Client) PutFileWithBody(ctx context.Context, id WorkspaceID, params *Pu
 // ForkWorkspaceWithBody Make running copies of a running workspace, which goes on.
 //
 // All or none: after an error, or if the caller leaves before the answer,
-// nothing is left of any. Without a body it is one copy.
+// nothing is left of any. Without a body it is one copy. A repeated request
+// with an Idempotency-Key gets those of the first one's copies that are
+// there.
 //
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/workspaces/{id}/fork (the `ForkWorkspace` operationId).
-func (c *Client) ForkWorkspaceWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewForkWorkspaceRequestWithBody(c.Server, id, contentType, body)
+func (c *Client) ForkWorkspaceWithBody(ctx context.Context, id WorkspaceID, params *ForkWorkspaceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewForkWorkspaceRequestWithBody(c.Server, id, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2289,13 +2366,15 @@ func (c *Client) ForkWorkspaceWithBody(ctx context.Context, id WorkspaceID, cont
 // ForkWorkspace Make running copies of a running workspace, which goes on.
 //
 // All or none: after an error, or if the caller leaves before the answer,
-// nothing is left of any. Without a body it is one copy.
+// nothing is left of any. Without a body it is one copy. A repeated request
+// with an Idempotency-Key gets those of the first one's copies that are
+// there.
 //
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/workspaces/{id}/fork (the `ForkWorkspace` operationId).
-func (c *Client) ForkWorkspace(ctx context.Context, id WorkspaceID, body ForkWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewForkWorkspaceRequest(c.Server, id, body)
+func (c *Client) ForkWorkspace(ctx context.Context, id WorkspaceID, params *ForkWorkspaceParams, body ForkWorkspaceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewForkWorkspaceRequest(c.Server, id, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2521,8 +2600,8 @@ func (c *Client) RollbackWorkspace(ctx context.Context, id WorkspaceID, body Rol
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/workspaces/{id}/snapshots (the `CreateSnapshot` operationId).
-func (c *Client) CreateSnapshotWithBody(ctx context.Context, id WorkspaceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateSnapshotRequestWithBody(c.Server, id, contentType, body)
+func (c *Client) CreateSnapshotWithBody(ctx context.Context, id WorkspaceID, params *CreateSnapshotParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSnapshotRequestWithBody(c.Server, id, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2541,8 +2620,8 @@ func (c *Client) CreateSnapshotWithBody(ctx context.Context, id WorkspaceID, con
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/workspaces/{id}/snapshots (the `CreateSnapshot` operationId).
-func (c *Client) CreateSnapshot(ctx context.Context, id WorkspaceID, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateSnapshotRequest(c.Server, id, body)
+func (c *Client) CreateSnapshot(ctx context.Context, id WorkspaceID, params *CreateSnapshotParams, body CreateSnapshotJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSnapshotRequest(c.Server, id, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3245,18 +3324,18 @@ func NewListKeysRequest(server string) (*http.Request, error) {
 }
 
 // NewCreateKeyRequest calls the generic CreateKey builder with application/json body
-func NewCreateKeyRequest(server string, body CreateKeyJSONRequestBody) (*http.Request, error) {
+func NewCreateKeyRequest(server string, params *CreateKeyParams, body CreateKeyJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateKeyRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateKeyRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewCreateKeyRequestWithBody constructs an http.Request for the CreateKey method, with any body, and a specified content type
-func NewCreateKeyRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateKeyRequestWithBody(server string, params *CreateKeyParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -3280,6 +3359,19 @@ func NewCreateKeyRequestWithBody(server string, contentType string, body io.Read
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		var headerParam0 string
+
+		headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+		if err != nil {
+			return nil, err
+		}
+
+		req.Header.Set("Idempotency-Key", headerParam0)
+
+	}
 
 	return req, nil
 }
@@ -3346,18 +3438,18 @@ func NewListNamespacesRequest(server string) (*http.Request, error) {
 }
 
 // NewCreateNamespaceRequest calls the generic CreateNamespace builder with application/json body
-func NewCreateNamespaceRequest(server string, body CreateNamespaceJSONRequestBody) (*http.Request, error) {
+func NewCreateNamespaceRequest(server string, params *CreateNamespaceParams, body CreateNamespaceJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateNamespaceRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateNamespaceRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewCreateNamespaceRequestWithBody constructs an http.Request for the CreateNamespace method, with any body, and a specified content type
-func NewCreateNamespaceRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateNamespaceRequestWithBody(server string, params *CreateNamespaceParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -3381,6 +3473,19 @@ func NewCreateNamespaceRequestWithBody(server string, contentType string, body i
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		var headerParam0 string
+
+		headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+		if err != nil {
+			return nil, err
+		}
+
+		req.Header.Set("Idempotency-Key", headerParam0)
+
+	}
 
 	return req, nil
 }
@@ -3804,18 +3909,18 @@ func NewListWebhooksRequest(server string) (*http.Request, error) {
 }
 
 // NewCreateWebhookRequest calls the generic CreateWebhook builder with application/json body
-func NewCreateWebhookRequest(server string, body CreateWebhookJSONRequestBody) (*http.Request, error) {
+func NewCreateWebhookRequest(server string, params *CreateWebhookParams, body CreateWebhookJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateWebhookRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateWebhookRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewCreateWebhookRequestWithBody constructs an http.Request for the CreateWebhook method, with any body, and a specified content type
-func NewCreateWebhookRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateWebhookRequestWithBody(server string, params *CreateWebhookParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -3839,6 +3944,19 @@ func NewCreateWebhookRequestWithBody(server string, contentType string, body io.
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		var headerParam0 string
+
+		headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+		if err != nil {
+			return nil, err
+		}
+
+		req.Header.Set("Idempotency-Key", headerParam0)
+
+	}
 
 	return req, nil
 }
@@ -4681,18 +4799,18 @@ func NewPutFileRequestWithBody(server string, id WorkspaceID, params *PutFilePar
 }
 
 // NewForkWorkspaceRequest calls the generic ForkWorkspace builder with application/json body
-func NewForkWorkspaceRequest(server string, id WorkspaceID, body ForkWorkspaceJSONRequestBody) (*http.Request, error) {
+func NewForkWorkspaceRequest(server string, id WorkspaceID, params *ForkWorkspaceParams, body ForkWorkspaceJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewForkWorkspaceRequestWithBody(server, id, "application/json", bodyReader)
+	return NewForkWorkspaceRequestWithBody(server, id, params, "application/json", bodyReader)
 }
 
 // NewForkWorkspaceRequestWithBody constructs an http.Request for the ForkWorkspace method, with any body, and a specified content type
-func NewForkWorkspaceRequestWithBody(server string, id WorkspaceID, contentType string, body io.Reader) (*http.Request, error) {
+func NewForkWorkspaceRequestWithBody(server string, id WorkspaceID, params *ForkWorkspaceParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -4723,6 +4841,19 @@ func NewForkWorkspaceRequestWithBody(server string, id WorkspaceID, contentType 
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		var headerParam0 string
+
+		headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+		if err != nil {
+			return nil, err
+		}
+
+		req.Header.Set("Idempotency-Key", headerParam0)
+
+	}
 
 	return req, nil
 }
@@ -5146,18 +5277,18 @@ func NewRollbackWorkspaceRequestWithBody(server string, id WorkspaceID, contentT
 }
 
 // NewCreateSnapshotRequest calls the generic CreateSnapshot builder with application/json body
-func NewCreateSnapshotRequest(server string, id WorkspaceID, body CreateSnapshotJSONRequestBody) (*http.Request, error) {
+func NewCreateSnapshotRequest(server string, id WorkspaceID, params *CreateSnapshotParams, body CreateSnapshotJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateSnapshotRequestWithBody(server, id, "application/json", bodyReader)
+	return NewCreateSnapshotRequestWithBody(server, id, params, "application/json", bodyReader)
 }
 
 // NewCreateSnapshotRequestWithBody constructs an http.Request for the CreateSnapshot method, with any body, and a specified content type
-func NewCreateSnapshotRequestWithBody(server string, id WorkspaceID, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateSnapshotRequestWithBody(server string, id WorkspaceID, params *CreateSnapshotParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -5188,6 +5319,19 @@ func NewCreateSnapshotRequestWithBody(server string, id WorkspaceID, contentType
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		var headerParam0 string
+
+		headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+		if err != nil {
+			return nil, err
+		}
+
+		req.Header.Set("Idempotency-Key", headerParam0)
+
+	}
 
 	return req, nil
 }
