@@ -275,14 +275,14 @@ func (j *Jail) message(c Command) (_ start, fds []*os.File, err error) {
 			return m, fds, errors.Join(dayfly.Errorf(dayfly.Invalid, "jail: descriptor %d: a directory would be a way out", i), err)
 		}
 	}
-	m.Files = len(fds)
+	m.Files, m.Room, m.Places = len(fds), j.spec.Room, j.spec.Places
 	for _, f := range j.spec.Files {
 		tree, dir, err := j.open(f)
 		if err != nil {
 			return m, fds, err
 		}
 		fds = append(fds, tree)
-		m.Mounts = append(m.Mounts, mount{To: f.Path, Dir: dir, Write: f.Write})
+		m.Mounts = append(m.Mounts, mount{To: f.to(), Dir: dir, Write: f.Write})
 	}
 	return m, fds, nil
 }
