@@ -60,12 +60,12 @@ func nothingLeft(t *testing.T, c vmm.Config) {
 	if left, err := firecracker.Orphans(t.Context(), c.Dir); err != nil || len(left) > 0 {
 		t.Errorf("still running: %v, %v", left, err)
 	}
-	f, err := os.Open(c.Drives[0].Path)
+	f, err := os.OpenFile(c.Drives[0].Path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 		t.Errorf("the drive is locked: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/test/needs"
 	"github.com/dayfly/dayfly/vmm/firecracker"
@@ -21,6 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	jail.Enter()
 	standin.Main()
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if prepared.dir != "" {

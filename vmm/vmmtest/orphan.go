@@ -89,9 +89,7 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 	if got := k.must("kept"); got != "mine" {
 		t.Errorf("the guest's memory holds %q", got)
 	}
-	if got := third.Console(); !bytes.Contains(got, []byte("of the last one")) {
-		t.Errorf("console holds %q", got)
-	}
+	hears(t, third, "of the last one")
 	s.push(t, third, 1, pushed+".2") // onto a layer of another owner's
 	if err := third.Close(); err != nil {
 		t.Fatal(err)
@@ -108,6 +106,17 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 	copied.Drives = []vmm.Drive{c.Drives[0], s.over(t, append([]string{top.Path}, top.Below...)...)}
 	if got := rejoin(t, s.restore(t, copied, from)).must("kept"); got != "mine" {
 		t.Errorf("a copy of an adopted machine has %q", got)
+	}
+}
+
+// hears waits until a text is on a machine's console, which comes by another way
+// than the guest's answers.
+func hears(t *testing.T, m vmm.Machine, text string) {
+	t.Helper()
+	for until := time.Now().Add(deadline); !bytes.Contains(m.Console(), []byte(text)); {
+		if time.Now().After(until) {
+			t.Fatalf("the console holds %q, and not %q", m.Console(), text)
+		}
 	}
 }
 
@@ -159,11 +168,7 @@ func orphanThatEndedAloneIsToldOf(t *testing.T, s Setup) {
 	m := s.launch(t, c)
 	const soon = 500 * time.Millisecond
 	meet(t, m).put("doom %d", int64(soon))
-	for until := time.Now().Add(deadline); !bytes.Contains(m.Console(), []byte(script.Doomed)); {
-		if time.Now().After(until) {
-			t.Fatal("the guest does not say that it ends")
-		}
-	}
+	hears(t, m, script.Doomed)
 	leave(t, m)
 	time.Sleep(2 * soon) // a slow host's guest ends watched, as any other does
 	again, err := s.Driver.Adopt(t.Context(), c)

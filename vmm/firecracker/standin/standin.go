@@ -50,6 +50,10 @@ type Faults struct {
 	MemoryFirst bool   // it saves the memory ahead of the state
 	Garbage     bool   // it answers what is no JSON
 	Endless     bool   // it answers without end
+
+	// Links are symbolic links that it puts into the place of what it has there,
+	// by their names, as soon as the guest runs.
+	Links map[string]string
 }
 
 // Main becomes the stand-in if the command line is Firecracker's. A TestMain
@@ -87,6 +91,22 @@ func Install(t testing.TB, f Faults) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// Files are what an installed stand-in reads and writes beside itself. They must
+// be wherever it is put.
+func Files(t testing.TB, program string) []string {
+	t.Helper()
+	dir := filepath.Dir(program)
+	violations := filepath.Join(dir, violationsName)
+	f, err := os.OpenFile(violations, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return []string{filepath.Join(dir, faultsName), violations}
 }
 
 func copyProgram(from, to string) error {
