@@ -143,7 +143,7 @@ func TestConformanceOfStandIn(t *testing.T) {
 
 // suite adds what is true of every Firecracker.
 func suite(s vmmtest.Setup) vmmtest.Setup {
-	s.Accel, s.Processes, s.RawDrives, s.SaveHangsUp = dayfly.KVM, true, true, true
+	s.Accel, s.Processes = dayfly.KVM, true
 	s.Orphans = func(dir string) ([]int, error) { return firecracker.Orphans(context.Background(), dir) }
 	s.KillOrphans = func(dir string) error { return firecracker.KillOrphans(context.Background(), dir) }
 	return s

@@ -73,7 +73,7 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 	third := s.adopt(t, c)
 	hasDrive(t, third, 0, vmm.Drive{Path: c.Drives[0].Path, ReadOnly: true})
 	top := vmm.Drive{Path: pushed, Below: below}
-	if s.RawDrives {
+	if s.lacks().Layers {
 		top = c.Drives[1]
 	}
 	hasDrive(t, third, 1, top)
@@ -133,7 +133,7 @@ func hasDrive(t *testing.T, m vmm.Machine, i int, want vmm.Drive) {
 
 // orphanWithManyLayersIsAdopted pushes as many layers as a disk may have.
 func orphanWithManyLayersIsAdopted(t *testing.T, s Setup) {
-	if s.RawDrives {
+	if s.lacks().Layers {
 		return // there are none
 	}
 	c := s.config(t, driveSize)
