@@ -95,7 +95,7 @@ func (n *Node) checkKVM(ctx context.Context) dayfly.Check {
 	if err != nil {
 		return dayfly.Check{Status: dayfly.Lacking, Detail: "not tried, as there is no kernel to run", Remedy: "see kernel"}
 	}
-	reason, err := n.kvmReason(ctx, boot)
+	reason, err := n.kvmReason(ctx, n.Driver, boot)
 	switch {
 	case err != nil:
 		return lacking("not tried: "+firstLine(err), "see vmm")

@@ -106,7 +106,9 @@ func New(o Options) *Driver {
 func (d *Driver) Name() string { return "firecracker" }
 
 // Lacks says what Firecracker has not.
-func (*Driver) Lacks() vmm.Lacks { return vmm.Lacks{Layers: true, LastingChannel: true, Emulation: true} }
+func (*Driver) Lacks() vmm.Lacks {
+	return vmm.Lacks{Layers: true, LastingChannel: true, Emulation: true}
+}
 
 // Version returns what Firecracker says of itself, such as "1.16.2". It runs
 // Firecracker, which takes a few milliseconds, once for each file that it is.
