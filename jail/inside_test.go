@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -275,5 +276,30 @@ func TestRoomsAndPlacesThatLieInFilesAreRefused(t *testing.T) {
 				_ = j.Close()
 			}
 		}
+	}
+}
+
+// TestManyDescriptorsAreHandedOver: also where the first process has some of its
+// own by such numbers, it becomes the program each time.
+func TestManyDescriptorsAreHandedOver(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	const most, standard = 32, 3
+	c := say("there")
+	c.Files = slices.Repeat([]*os.File{r}, most-standard)
+	for range testCount - 2 { // each has a user
+		if out, exit := output(t, take(t, p, Spec{Shape: self(t)}), c); out != "there" {
+			t.Fatalf("it said %q and ended with %v", out, exit.Err())
+		}
+	}
+	c.Files = append(c.Files, r)
+	if _, err := take(t, p, Spec{Shape: self(t)}).Start(t.Context(), c); dayfly.KindOf(err) != dayfly.Invalid {
+		t.Errorf("Start with more of them = %v", err)
 	}
 }
