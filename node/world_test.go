@@ -21,10 +21,12 @@ import (
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/guest/wire"
 	"github.com/dayfly/dayfly/image"
+	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
 	"github.com/dayfly/dayfly/vmm"
 	"github.com/dayfly/dayfly/vmm/fake"
+	"github.com/dayfly/dayfly/vmm/firecracker/standin"
 )
 
 var errBoom = errors.New("boom")
@@ -108,6 +110,8 @@ var theWorld = sync.OnceValue(func() string {
 var shared string
 
 func TestMain(m *testing.M) {
+	jail.Enter()
+	standin.MainWith(agentInside)
 	var err error
 	if shared, err = os.MkdirTemp("", "node-"); err != nil {
 		panic(err)

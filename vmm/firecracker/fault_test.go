@@ -272,12 +272,12 @@ func TestSavedMemoryHasHoles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []vmm.Extent{{Off: kernelAt, Len: vmm.PageSize}}
+	want := []vmm.Extent{{Off: standin.KernelAt, Len: vmm.PageSize}}
 	if !slices.Equal(data, want) {
 		t.Errorf("the file holds %v, want %v", data, want)
 	}
-	text := make([]byte, len(banner))
-	if _, err := c.Memory.File.ReadAt(text, kernelAt); err != nil || string(text) != banner {
+	text := make([]byte, len(standin.Banner))
+	if _, err := c.Memory.File.ReadAt(text, standin.KernelAt); err != nil || string(text) != standin.Banner {
 		t.Errorf("the file holds %q, %v", text, err)
 	}
 }

@@ -23,6 +23,7 @@ const maxBody = 51200
 
 // server is the program's state. Its handlers are called one at a time.
 type server struct {
+	agent   Agent
 	dir     string
 	faults  Faults
 	options options

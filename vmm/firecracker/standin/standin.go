@@ -58,7 +58,10 @@ type Faults struct {
 
 // Main becomes the stand-in if the command line is Firecracker's. A TestMain
 // calls it ahead of everything else.
-func Main() {
+func Main() { MainWith(nil) }
+
+// MainWith is Main with another guest than the suite's, unless it is nil.
+func MainWith(a Agent) {
 	if len(os.Args) < 2 || filepath.Base(os.Args[0]) != programName && !strings.HasPrefix(os.Args[0], programName+":") {
 		return
 	}
@@ -66,7 +69,7 @@ func Main() {
 	if err != nil {
 		os.Exit(exitError)
 	}
-	os.Exit(run(filepath.Dir(program), os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(filepath.Dir(program), os.Args[1:], a))
 }
 
 // Install makes a stand-in of this test binary and returns its path.
@@ -153,7 +156,8 @@ func readFaults(dir string) (f Faults, err error) {
 }
 
 // run is the program.
-func run(dir string, args []string, stdout, stderr io.Writer) int {
+func run(dir string, args []string, a Agent) int {
+	stdout, stderr := io.Writer(os.Stdout), io.Writer(os.Stderr)
 	faults, err := readFaults(dir)
 	if err != nil {
 		fmt.Fprintln(stderr, "stand-in:", err)
@@ -174,7 +178,7 @@ func run(dir string, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "Could not initialize logger:", err)
 		return exitError
 	}
-	s := &server{dir: dir, faults: faults, options: o, log: log, stdout: stdout, ended: make(chan int, 1)}
+	s := &server{agent: a, dir: dir, faults: faults, options: o, log: log, stdout: stdout, ended: make(chan int, 1)}
 	s.say("Running Firecracker v%s", faults.Version)
 	code := s.serve()
 	if code == 0 {
