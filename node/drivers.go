@@ -79,3 +79,15 @@ func (n *Node) serves(ctx context.Context, d vmm.Driver, want dayfly.Accel, boot
 	}
 	return accel, err
 }
+
+// layered reports whether the disk that the machine is to have has layers.
+func (s *start) layered() (bool, error) {
+	if s.origin != nil {
+		return len(s.origin.layers) > 1, nil
+	}
+	if s.fresh {
+		return false, nil
+	}
+	layers, err := chain(s.w.dir)
+	return len(layers) > 1, err
+}

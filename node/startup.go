@@ -309,18 +309,6 @@ func (s *start) template(ctx context.Context) (err error) {
 	return nil
 }
 
-// layered reports whether the disk that the machine is to have has layers.
-func (s *start) layered() (bool, error) {
-	if s.origin != nil {
-		return len(s.origin.layers) > 1, nil
-	}
-	if s.fresh {
-		return false, nil
-	}
-	layers, err := chain(s.w.dir)
-	return len(layers) > 1, err
-}
-
 // findTemplate opens the image's template, or else the base template. The
 // image's is made when the image is started for the second time: until then
 // nobody knows that it will be of use.
