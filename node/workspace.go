@@ -384,7 +384,11 @@ func (w *workspace) stop(ctx context.Context) error {
 func (w *workspace) powerOff(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
 	defer cancel()
-	if err := w.parts.session.Poweroff(ctx); err != nil {
+	err := w.rejoin(ctx)
+	if err == nil {
+		err = w.parts.session.Poweroff(ctx)
+	}
+	if err != nil {
 		w.node.Log.Warn("power-off", "workspace", w.id, "err", err)
 		return false
 	}

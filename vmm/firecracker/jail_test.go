@@ -202,10 +202,11 @@ func waits(t *testing.T, l net.Listener) bool {
 		t.Fatal(err)
 	}
 	n := 0
-	if ctl := raw.Control(func(fd uintptr) {
+	ctl := raw.Control(func(fd uintptr) {
 		n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-	}); errors.Join(ctl, err) != nil {
-		t.Fatal(errors.Join(ctl, err))
+	})
+	if err := errors.Join(ctl, err); err != nil {
+		t.Fatal(err)
 	}
 	return n > 0
 }
