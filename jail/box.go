@@ -95,12 +95,9 @@ func (j *Jail) begin() error {
 	}
 	defer null.Close()
 	j.proc, err = spawn(j.pool.self, []string{firstName}, &os.ProcAttr{
-		Dir: "/",
-		Env: []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"},
-		Files: []*os.File{
-			null, null, null,
-			controlFD: theirs,
-		},
+		Dir:   "/",
+		Env:   []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"},
+		Files: reserved(null, theirs),
 		Sys: &syscall.SysProcAttr{
 			Setsid:     true,
 			Pdeathsig:  syscall.SIGKILL,
@@ -117,6 +114,18 @@ func (j *Jail) begin() error {
 		return err
 	}
 	return j.group.make(j.proc.PID())
+}
+
+// programFiles is how many descriptors a program can be given.
+const programFiles = 32
+
+// reserved are the descriptors of a first process. Those that its program is to
+// have are taken from the beginning: one of Go's runtime among them would be
+// replaced while the runtime may still use it, and ends the process for that.
+func reserved(null, control *os.File) []*os.File {
+	files := slices.Repeat([]*os.File{null}, programFiles)
+	files[controlFD] = control
+	return files
 }
 
 func (j *Jail) record(p phase) error {
@@ -264,7 +273,11 @@ func (j *Jail) message(c Command) (_ start, fds []*os.File, err error) {
 	if l.OpenFiles > 0 {
 		m.OpenFiles = uint64(l.OpenFiles)
 	}
-	for i, f := range append([]*os.File{c.Stdin, c.Stdout, c.Stderr}, c.Files...) {
+	all := append([]*os.File{c.Stdin, c.Stdout, c.Stderr}, c.Files...)
+	if len(all) > programFiles {
+		return m, nil, dayfly.Errorf(dayfly.Invalid, "jail: %d descriptors: a program can be given %d", len(all), programFiles)
+	}
+	for i, f := range all {
 		dup, err := duplicate(f)
 		if err != nil {
 			return m, fds, fmt.Errorf("jail: descriptor %d: %w", i, err)
@@ -275,14 +288,14 @@ func (j *Jail) message(c Command) (_ start, fds []*os.File, err error) {
 			return m, fds, errors.Join(dayfly.Errorf(dayfly.Invalid, "jail: descriptor %d: a directory would be a way out", i), err)
 		}
 	}
-	m.Files = len(fds)
+	m.Files, m.Room, m.Places = len(fds), j.spec.Room, j.spec.Places
 	for _, f := range j.spec.Files {
 		tree, dir, err := j.open(f)
 		if err != nil {
 			return m, fds, err
 		}
 		fds = append(fds, tree)
-		m.Mounts = append(m.Mounts, mount{To: f.Path, Dir: dir, Write: f.Write})
+		m.Mounts = append(m.Mounts, mount{To: f.to(), Dir: dir, Write: f.Write})
 	}
 	return m, fds, nil
 }

@@ -84,6 +84,7 @@ func (c *start) become(uid int, fds []int) error {
 	err := run([]step{
 		{"descriptors", func() error { return p.gather(fds) }},
 		{"files", p.attach},
+		{"room", p.furnish},
 		{"root", closeRoot},
 		{"control group namespace", func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},
 		{"directory", func() error { return unix.Chdir(c.Dir) }},

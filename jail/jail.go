@@ -65,12 +65,21 @@ type Spec struct {
 
 	Files  []File
 	Limits Limits
+
+	// Room is a directory of the jail's own that its user may make sockets and a
+	// few small files in: it is in memory, and goes with the jail. "": there is
+	// none. Whoever looks into it from outside does so by Look.
+	Room string
+
+	// Places are where Bring may put files while the process runs.
+	Places []string
 }
 
-// File is a file or directory of the host that is in the jail at the same path.
-// Nothing in it can be run.
+// File is a file or directory of the host that is in the jail. Nothing in it can
+// be run.
 type File struct {
 	Path  string // absolute, and no symbolic link
+	To    string // where it is in the jail; "": at the same path
 	Write bool
 
 	// Own lets the jail's user do what root may, with a file that is root's and
@@ -124,23 +133,32 @@ func (s Spec) check() error {
 			return err
 		}
 	}
-	for i, f := range s.Files {
-		if err := checkPath(f.Path); err != nil {
+	for _, f := range s.Files {
+		if err := f.check(); err != nil {
 			return err
 		}
-		for _, ours := range []string{"/proc", "/dev"} {
-			if within(f.Path, ours) {
-				return dayfly.Errorf(dayfly.Invalid, "jail: %s: files of the host's %s have no place in a jail", f.Path, ours)
-			}
-		}
-		// What lies in a directory that a jail could write to may be a link.
-		for _, other := range slices.Concat(s.Files[:i], s.Files[i+1:]) {
-			if within(f.Path, other.Path) {
-				return dayfly.Errorf(dayfly.Invalid, "jail: %s is in %s, which is in the jail itself: name one of them", f.Path, other.Path)
-			}
+	}
+	return s.checkInside()
+}
+
+func (f File) check() error {
+	if err := checkPath(f.Path); err != nil {
+		return err
+	}
+	for _, ours := range []string{"/proc", "/dev"} {
+		if within(f.Path, ours) {
+			return dayfly.Errorf(dayfly.Invalid, "jail: %s: files of the host's %s have no place in a jail", f.Path, ours)
 		}
 	}
 	return nil
+}
+
+// to is where the file is in the jail.
+func (f File) to() string {
+	if f.To == "" {
+		return f.Path
+	}
+	return f.To
 }
 
 func checkPath(path string) error {

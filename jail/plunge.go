@@ -48,16 +48,21 @@ func (p *plunge) gather(fds []int) error {
 // attach mounts what the caller brought. Nothing in it can be run.
 func (p *plunge) attach() error {
 	for i, m := range p.Mounts {
-		attrs := uint64(unix.MOUNT_ATTR_NOEXEC)
-		if !m.Write {
-			attrs |= unix.MOUNT_ATTR_RDONLY
-		}
-		if err := put(p.mounts[i], m.To, m.Dir, attrs); err != nil {
+		if err := put(p.mounts[i], m.To, m.Dir, attributes(m.Write)); err != nil {
 			return fmt.Errorf("%s: %w", m.To, err)
 		}
 		unix.Close(p.mounts[i])
 	}
 	return nil
+}
+
+// attributes are those of a mount that the caller brought.
+func attributes(write bool) uint64 {
+	attrs := uint64(unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
+	if !write {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	return attrs
 }
 
 // bound sets the limits that every process has, whatever control groups there
@@ -150,6 +155,11 @@ func (c *start) reach() error {
 	}
 	if err := need(c.Program, unix.R_OK|unix.X_OK); err != nil {
 		return err
+	}
+	if c.Room != "" {
+		if err := need(c.Room, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
+			return err
+		}
 	}
 	for _, m := range c.Mounts {
 		how := uint32(unix.R_OK)

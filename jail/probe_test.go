@@ -1,6 +1,7 @@
 package jail
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -70,11 +71,49 @@ func probe(args []string) int {
 		d, _ := time.ParseDuration(args[1])
 		for began := time.Now(); time.Since(began) < d; {
 		}
+	case "obey":
+		return obey()
 	case "direct":
 		size, _ := strconv.Atoi(args[2])
 		return writeDirect(args[1], size)
 	case "fill":
 		return fillDisk(args[1])
+	}
+	return 0
+}
+
+// obey does what it is told by line after line of standard input: "read PATH",
+// "write PATH", "remove PATH", "move OLD NEW", "link TO PATH", "symlink TO PATH"
+// or "fill PATH". It answers each with a line.
+func obey() int {
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		f := strings.Fields(in.Text() + " - -")
+		var err error
+		switch f[0] {
+		case "read":
+			var b []byte
+			if b, err = os.ReadFile(f[1]); err == nil {
+				fmt.Println("has", string(b))
+				continue
+			}
+		case "write":
+			err = os.WriteFile(f[1], []byte("by the jail"), 0o600)
+		case "remove":
+			err = os.Remove(f[1])
+		case "move":
+			err = os.Rename(f[1], f[2])
+		case "link":
+			err = os.Link(f[1], f[2])
+		case "symlink":
+			err = os.Symlink(f[1], f[2])
+		case "fill":
+			err = os.WriteFile(f[1], make([]byte, 1<<20), 0o600)
+		}
+		if err != nil {
+			fmt.Println("refused", err)
+			continue
+		}
+		fmt.Println("done")
 	}
 	return 0
 }
@@ -312,6 +351,32 @@ var escapes = []attempt{
 		}
 		return errors.Join(err, errors.New("only those it was given"))
 	}},
+	{"write to what was brought to be read", open(testFile, unix.O_WRONLY)},
+	{"take away what was brought", func(victim) error { return os.Remove(testFile) }},
+	{"put a link in its place", func(victim) error {
+		link := filepath.Join(testRoom, "link")
+		if err := os.Symlink("/", link); err != nil {
+			return nil // it may
+		}
+		return os.Rename(link, testFile)
+	}},
+	{"link it where it may write", func(victim) error { return os.Link(testFile, filepath.Join(testRoom, "linked")) }},
+	{"take a place away", func(victim) error { return os.Remove(testPlace) }},
+	{"write to a place", open(testPlace, unix.O_WRONLY)},
+	{"make a device in its room", func(victim) error {
+		return unix.Mknod(filepath.Join(testRoom, "null"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3)))
+	}},
+	{"fill its room", func(victim) error {
+		large := filepath.Join(testRoom, "large")
+		return errors.Join(os.WriteFile(large, make([]byte, 1<<20), 0o600), os.Remove(large))
+	}},
+	{"run a program from its room", func(victim) error {
+		p := filepath.Join(testRoom, "program")
+		if err := os.WriteFile(p, []byte("#!/x"), 0o700); err != nil {
+			return nil // it may
+		}
+		return unix.Exec(p, []string{p}, nil)
+	}},
 	{"see mounts of the host", func(victim) error {
 		b, err := os.ReadFile("/proc/self/mountinfo")
 		for line := range strings.Lines(string(b)) {
@@ -436,7 +501,10 @@ func TestHostileProgramIsRefusedEveryWayOut(t *testing.T) {
 	t.Parallel()
 	p := openPool(t, testOptions(t))
 	v := newVictim(t)
-	j := take(t, p, Spec{Shape: self(t), Files: []File{{Path: v.dir, Write: true, Own: true}}})
+	j := take(t, p, Spec{
+		Shape: self(t), Room: testRoom, Places: []string{testPlace},
+		Files: []File{{Path: v.dir, Write: true, Own: true}, {Path: v.file, To: testFile, Own: true}},
+	})
 	out, exit := output(t, j, Command{Args: v.args()})
 	refusals := 0
 	for line := range strings.Lines(out) {

@@ -155,7 +155,7 @@ func (p *Pool) Adopt(pid int) (*Jail, error) {
 			return nil, err
 		}
 		uid := p.ids.span.First + i
-		return &Jail{pool: p, uid: uid, group: p.tree.group(uid), proc: proc, started: true, orphan: true}, nil
+		return &Jail{pool: p, uid: uid, group: p.tree.group(uid), proc: proc, who: o, started: true, orphan: true}, nil
 	}
 	return nil, notFound
 }

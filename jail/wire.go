@@ -39,6 +39,8 @@ type start struct {
 	Dir     string   `json:"dir"`
 	Files   int      `json:"files"`
 	Mounts  []mount  `json:"mounts"`
+	Room    string   `json:"room,omitempty"`
+	Places  []string `json:"places,omitempty"`
 	Orphan  bool     `json:"orphan"`
 
 	OpenFiles uint64 `json:"open_files"`

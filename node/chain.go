@@ -135,19 +135,22 @@ func cutChain(dir string, n int) error {
 }
 
 // alignChain makes the disk in dir consist of the layers: those that are there
-// already stay, what lies above them goes, and the others are linked. Whenever
-// it is cut short, the disk is what it was at some time.
+// already stay, what lies above them goes, and the others are linked; where none
+// is there, as with disks that are copies of each other, the lowest is replaced.
+// Whenever it is cut short, the disk is what it was at some time.
 func alignChain(dir string, layers []string) error {
 	have, err := chain(dir)
 	if err != nil {
 		return err
 	}
-	same := common(have, layers)
-	if same == 0 {
-		return foreignDisk()
-	}
+	same := max(1, common(have, layers))
 	if err := cutChain(dir, same); err != nil {
 		return err
+	}
+	if lowest := layers[len(layers)-1]; !sameFile(have[len(have)-1], lowest) {
+		if err := replaceDisk(dir, func(to string) error { return os.Link(lowest, to) }); err != nil {
+			return err
+		}
 	}
 	for i := same; i < len(layers); i++ {
 		if err := os.Link(layers[len(layers)-1-i], layerPath(dir, i)); err != nil {
@@ -163,10 +166,6 @@ func common(a, b []string) (n int) {
 		n++
 	}
 	return n
-}
-
-func foreignDisk() error {
-	return dayfly.Errorf(dayfly.Conflict, "the snapshot has the disk of another workspace: start a new one from it instead")
 }
 
 // beforeDir has links to the layers that a workspace had before it began to go

@@ -71,12 +71,24 @@ func broken(err error) dayfly.Check {
 	return dayfly.Check{Status: dayfly.Broken, Detail: err.Error()}
 }
 
+// checkVMM names the VMMs that new machines may be of.
 func (n *Node) checkVMM(ctx context.Context) dayfly.Check {
 	v, err := n.Driver.Version(ctx)
 	if err != nil {
 		return broken(err)
 	}
-	return good("%s %s", n.Driver.Name(), v)
+	said := n.Driver.Name() + " " + v
+	for _, d := range n.drivers()[1:] {
+		if !n.Fallback {
+			break
+		}
+		v, err := d.Version(ctx)
+		if err != nil {
+			return lacking(said+" alone: "+firstLine(err), "dayfly setup, for what that cannot run")
+		}
+		said += ", or else " + d.Name() + " " + v
+	}
+	return good("%s", said)
 }
 
 func (n *Node) checkKernel(ctx context.Context) dayfly.Check {
@@ -95,7 +107,7 @@ func (n *Node) checkKVM(ctx context.Context) dayfly.Check {
 	if err != nil {
 		return dayfly.Check{Status: dayfly.Lacking, Detail: "not tried, as there is no kernel to run", Remedy: "see kernel"}
 	}
-	reason, err := n.kvmReason(ctx, boot)
+	reason, err := n.kvmReason(ctx, n.Driver, boot)
 	switch {
 	case err != nil:
 		return lacking("not tried: "+firstLine(err), "see vmm")

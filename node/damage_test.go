@@ -38,23 +38,30 @@ func flip(t *testing.T, path string) {
 	}
 }
 
-// generationFiles are the files of a generation, which it takes one to know.
-var generationFiles = []string{"manifest.json", "ram", "state", "disk.0", "disk.1", "disk.2"}
+// generationFiles are the files of a second pause's generation, which it takes
+// one to know.
+func generationFiles() []string {
+	files := []string{"manifest.json", "ram", "state", "disk.0"}
+	if layersAreThere() {
+		files = append(files, "disk.1", "disk.2")
+	}
+	return files
+}
 
 func TestDamagedPauseIsRefusedAndTheOneBeforeStillResumes(t *testing.T) {
 	t.Parallel()
-	for _, name := range generationFiles {
+	for _, name := range generationFiles() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			n := w.node(t)
-			s := w.subject(t, n, dayfly.Paused) // with two layers
+			s := w.subject(t, n, dayfly.Paused) // with two layers, if there are any
 			w.check(t, n, s.ID, dayfly.Paused, theNote)
 			w.write(t, n, s.ID, "after the first pause")
 			w.bring(t, n, s.ID, dayfly.Paused) // with three
 			last := filepath.Join(workspaceDir(w.dir, s.ID), pausesDir, "2")
-			if ents, err := os.ReadDir(last); err != nil || len(ents) != len(generationFiles) {
-				t.Fatalf("the generation has %d files, %v; this test knows %d", len(ents), err, len(generationFiles))
+			if ents, err := os.ReadDir(last); err != nil || len(ents) != len(generationFiles()) {
+				t.Fatalf("the generation has %d files, %v; this test knows %d", len(ents), err, len(generationFiles()))
 			}
 			flip(t, filepath.Join(last, name))
 			_, err := n.Resume(t.Context(), s.ID)
@@ -65,7 +72,7 @@ func TestDamagedPauseIsRefusedAndTheOneBeforeStillResumes(t *testing.T) {
 				t.Errorf("after it the workspace is %s, %v, and %d machines run", ws.State, err, w.running())
 			}
 			_, err = n.Rollback(t.Context(), s.ID, dayfly.PreviousPause)
-			shared := name == "disk.0" || name == "disk.1" // both pauses have it
+			shared := layersAreThere() && (name == "disk.0" || name == "disk.1") // both pauses have it
 			if shared != errors.Is(err, snapshot.ErrDamaged) || !shared && err != nil {
 				t.Errorf("Rollback to the pause before = %v", err)
 			}

@@ -57,36 +57,36 @@ func noController(what, controller string) error {
 }
 
 // expect has jails made for machines that are about to be launched.
-func (n *Node) expect(accel dayfly.Accel, count int) {
-	d, ok := n.Driver.(vmm.Programmed)
+func (n *Node) expect(c choice, count int) {
+	d, ok := c.driver.(vmm.Programmed)
 	if n.cells == nil || !ok {
 		return
 	}
-	if p, err := d.Program(accel); err == nil { // else the launch says so
+	if p, err := d.Program(c.accel); err == nil { // else the launch says so
 		n.cells.Prepare(p, count)
 	}
 }
 
 // expectOne has a jail made meanwhile for the machine of a start.
-func (n *Node) expectOne(accel dayfly.Accel) {
+func (n *Node) expectOne(c choice) {
 	if n.Outlive {
-		n.expect(accel, jailsAhead)
+		n.expect(c, jailsAhead)
 		return
 	}
-	n.expect(accel, 1)
+	n.expect(c, 1)
 }
 
 // launch starts a machine in a cell of its own, which is nil where there are none.
-func (n *Node) launch(ctx context.Context, c vmm.Config) (vmm.Machine, *cell.Cell, error) {
+func (n *Node) launch(ctx context.Context, d vmm.Driver, c vmm.Config) (vmm.Machine, *cell.Cell, error) {
 	if n.cells == nil {
-		m, err := n.Driver.Launch(ctx, c)
+		m, err := d.Launch(ctx, c)
 		return m, nil, err
 	}
 	in := n.cells.Cell(jail.Limits{Memory: int64(c.MemoryMiB+vmmMemoryMiB) << 20})
 	c.Spawner = in
-	m, err := n.Driver.Launch(ctx, c)
+	m, err := d.Launch(ctx, c)
 	if !n.Outlive { // one machine is all that such a process usually has
-		n.expect(c.Accel, 0)
+		n.expect(choice{d, c.Accel}, 0)
 	}
 	return m, in, err
 }

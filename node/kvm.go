@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -21,11 +22,11 @@ const kvmDeadline = 10 * time.Second
 
 // verdict is whether a guest was proved to run on KVM: that /dev/kvm opens is
 // no proof. It is kept in a file, as the proof takes a boot, and holds for one
-// boot of the host, one guest kernel and one VMM.
+// boot of the host, one guest kernel and one VMM. Each VMM has a file of its own.
 type verdict struct {
-	path  string
+	path  func(vmm.Driver) string
 	log   *slog.Logger
-	prove func(context.Context, kernel.Boot) error
+	prove func(context.Context, vmm.Driver, kernel.Boot) error
 
 	mu sync.Mutex // held during the proof, so that it is made once
 }
@@ -38,11 +39,11 @@ type kvmRecord struct {
 }
 
 // accel turns what a spec asks for into what this host can do.
-func (n *Node) accel(ctx context.Context, want dayfly.Accel, boot kernel.Boot) (dayfly.Accel, error) {
+func (n *Node) accel(ctx context.Context, d vmm.Driver, want dayfly.Accel, boot kernel.Boot) (dayfly.Accel, error) {
 	if want == dayfly.TCG {
 		return dayfly.TCG, nil
 	}
-	reason, err := n.kvmReason(ctx, boot)
+	reason, err := n.kvmReason(ctx, d, boot)
 	switch {
 	case err != nil:
 		return "", err
@@ -55,32 +56,41 @@ func (n *Node) accel(ctx context.Context, want dayfly.Accel, boot kernel.Boot) (
 }
 
 // kvmReason says why guests do not run on KVM, or "" if they do.
-func (n *Node) kvmReason(ctx context.Context, boot kernel.Boot) (string, error) {
+func (n *Node) kvmReason(ctx context.Context, d vmm.Driver, boot kernel.Boot) (string, error) {
 	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err != nil {
 		return strings.TrimPrefix(err.Error(), "open "), nil
 	} else {
 		f.Close()
 	}
-	version, err := n.Driver.Version(ctx)
+	version, err := d.Version(ctx)
 	if err != nil {
 		return "", err
 	}
-	return n.kvm.reason(ctx, boot, kvmRecord{Host: hostBoot(), Kernel: boot.Kernel.ID, VMM: n.Driver.Name() + " " + version})
+	return n.kvm.reason(ctx, d, boot, kvmRecord{Host: hostBoot(), Kernel: boot.Kernel.ID, VMM: d.Name() + " " + version})
+}
+
+// kvmFile is where the verdict on a driver is kept.
+func (n *Node) kvmFile(d vmm.Driver) string {
+	if d.Name() == n.Driver.Name() {
+		return filepath.Join(n.Dir, "kvm.json")
+	}
+	return filepath.Join(n.Dir, "kvm."+d.Name()+".json")
 }
 
 // reason returns the verdict for key, from the file or by a proof.
-func (v *verdict) reason(ctx context.Context, boot kernel.Boot, key kvmRecord) (string, error) {
+func (v *verdict) reason(ctx context.Context, d vmm.Driver, boot kernel.Boot, key kvmRecord) (string, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	path := v.path(d)
 	var known kvmRecord
-	if b, err := os.ReadFile(v.path); err == nil && json.Unmarshal(b, &known) == nil {
+	if b, err := os.ReadFile(path); err == nil && json.Unmarshal(b, &known) == nil {
 		key.Reason = known.Reason
 		if key == known {
 			return known.Reason, nil
 		}
 	}
 	key.Reason = ""
-	if err := v.prove(ctx, boot); err != nil {
+	if err := v.prove(ctx, d, boot); err != nil {
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx) // cut short: no verdict
 		}
@@ -92,8 +102,8 @@ func (v *verdict) reason(ctx context.Context, boot kernel.Boot, key kvmRecord) (
 		return "", err
 	}
 	// Only a cache: without it the next process makes the proof again.
-	if tmp := v.path + ".new"; os.WriteFile(tmp, b, 0o600) == nil {
-		_ = os.Rename(tmp, v.path)
+	if tmp := path + ".new"; os.WriteFile(tmp, b, 0o600) == nil {
+		_ = os.Rename(tmp, path)
 	}
 	return key.Reason, nil
 }
@@ -111,13 +121,13 @@ func firstLine(err error) string {
 }
 
 // proveKVM boots the kernel to its agent's hello on KVM.
-func (n *Node) proveKVM(ctx context.Context, boot kernel.Boot) (err error) {
+func (n *Node) proveKVM(ctx context.Context, d vmm.Driver, boot kernel.Boot) (err error) {
 	home, err := n.newScratch()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, home.remove()) }()
-	m, _, err := n.launch(ctx, vmm.Config{
+	m, _, err := n.launch(ctx, d, vmm.Config{
 		ID: string(home.id), Dir: home.dir, Accel: dayfly.KVM, CPUs: 1, MemoryMiB: dayfly.DefaultMemoryMiB,
 		Kernel: boot.Vmlinux, Initramfs: boot.Initramfs, Cmdline: boot.Cmdline,
 	})

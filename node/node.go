@@ -47,8 +47,15 @@ type Config struct {
 	Images  Images
 	Kernels Kernels
 	Keys    Keys
-	Driver  vmm.Driver
+	Driver  vmm.Driver // of new machines
 	Log     *slog.Logger
+
+	// Others are drivers of what there may be that Driver has not made: such
+	// machines and memories go on with theirs. With Fallback they make new ones,
+	// too, where Driver cannot: on this host, by the accelerator that is asked for,
+	// or with the disk that there is.
+	Others   []vmm.Driver
+	Fallback bool
 
 	// Standby machines are held ready for starts. Default: none.
 	Standby Standby
@@ -124,7 +131,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 		c.BootDeadline = bootDeadline
 	}
 	n := &Node{Config: c, own: map[dayfly.ID]*workspace{}}
-	n.kvm = &verdict{path: filepath.Join(c.Dir, "kvm.json"), log: c.Log, prove: n.proveKVM}
+	n.kvm = &verdict{path: n.kvmFile, log: c.Log, prove: n.proveKVM}
 	templates, err := template.Open(filepath.Join(c.Dir, "templates"), template.Limits{})
 	if err != nil {
 		return nil, err
@@ -299,6 +306,9 @@ func (n *Node) Dial(ctx context.Context, id dayfly.ID, port uint16) (net.Conn, e
 	s := w.session.Load()
 	if s == nil {
 		ws := w.view.Load()
+		if ws.State == dayfly.Running {
+			return nil, dayfly.Errorf(dayfly.Unavailable, "workspace %s is being copied, and its agent is not yet reached again: try again", id)
+		}
 		return nil, dayfly.Errorf(dayfly.Conflict, "workspace %s is %s%s", id, ws.State, because(ws.Reason))
 	}
 	return s.Dial(ctx, port)

@@ -115,9 +115,8 @@ func (p *pausing) open(ctx context.Context) error {
 }
 
 func (p *pausing) freeze(ctx context.Context) error {
-	session := p.w.parts.session
-	p.back.Push("thaw", func(ctx context.Context) error { return thaw(ctx, session) }) // also after an error: the answer may have got lost
-	return freeze(ctx, session)
+	p.back.Push("thaw", p.w.thaw) // also after an error: the answer may have got lost
+	return p.w.freeze(ctx)
 }
 
 func (p *pausing) pause(ctx context.Context) error {
@@ -126,7 +125,7 @@ func (p *pausing) pause(ctx context.Context) error {
 }
 
 func (p *pausing) state(ctx context.Context) error {
-	state, err := p.w.parts.machine.Save(ctx)
+	state, err := p.w.save(ctx)
 	if err != nil {
 		return err
 	}

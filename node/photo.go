@@ -16,7 +16,7 @@ import (
 )
 
 // photo is a running workspace at one instant: the state of its machine and its
-// RAM in memory, its disk as layers that nobody writes any more. The workspace
+// RAM in memory, its disk as layers that nobody writes any more, or as a copy. The workspace
 // goes on beside it.
 type photo struct {
 	of     dayfly.Workspace
@@ -137,9 +137,8 @@ func (s *sitting) prepare(ctx context.Context) (err error) {
 // has become one of its own.
 func (s *sitting) freeze(ctx context.Context) error {
 	s.began = time.Now()
-	session := s.w.parts.session
-	s.back.Push("thaw", func(ctx context.Context) error { return thaw(ctx, session) }) // also after an error: the answer may have got lost
-	return freeze(ctx, session)
+	s.back.Push("thaw", s.w.thaw) // also after an error: the answer may have got lost
+	return s.w.freeze(ctx)
 }
 
 func (s *sitting) pause(ctx context.Context) error {
@@ -148,7 +147,7 @@ func (s *sitting) pause(ctx context.Context) error {
 }
 
 func (s *sitting) state(ctx context.Context) (err error) {
-	s.p.state, err = s.w.parts.machine.Save(ctx)
+	s.p.state, err = s.w.save(ctx)
 	return err
 }
 
@@ -159,17 +158,8 @@ func (s *sitting) memory(ctx context.Context) (err error) {
 	return s.ram.Copy(ctx, s.view, s.p.pages)
 }
 
-// layer lets the guest write elsewhere from now on and links what it wrote.
-func (s *sitting) layer(ctx context.Context) error {
-	layers, err := chain(s.w.dir)
-	if err != nil {
-		return err
-	}
-	if err := linkChain(s.p.home.dir, layers); err != nil {
-		return err
-	}
-	return noSpace(s.w.parts.machine.PushLayer(ctx, writable, layerPath(s.w.dir, len(layers))))
-}
+// layer lets the guest write elsewhere from now on and keeps what it wrote.
+func (s *sitting) layer(ctx context.Context) error { return s.w.stand(ctx, s.p.home.dir) }
 
 // goOn ends the standing still.
 func (s *sitting) goOn(ctx context.Context) error {
@@ -177,7 +167,7 @@ func (s *sitting) goOn(ctx context.Context) error {
 		return err
 	}
 	s.back.Drop("resume")
-	if err := thaw(ctx, s.w.parts.session); err != nil {
+	if err := s.w.thaw(ctx); err != nil {
 		return err
 	}
 	s.back.Drop("thaw")

@@ -176,7 +176,7 @@ func copyRAM(ctx context.Context, m vmm.Machine, memory *os.File) (err error) {
 
 // launchFrom restores a template in a directory that is no workspace's.
 func (n *Node) launchFrom(ctx context.Context, home *scratch, t *template.Template, boot kernel.Boot, drives []vmm.Drive) (vmm.Machine, *cell.Cell, error) {
-	return n.launch(ctx, vmm.Config{
+	return n.launch(ctx, n.driverOf(t.Key.VMM), vmm.Config{
 		ID: string(home.id), Dir: home.dir, Accel: t.Key.Accel, CPUs: t.Key.CPUs, MemoryMiB: t.Key.MemoryMiB,
 		Kernel: boot.Vmlinux, Initramfs: boot.Initramfs, Cmdline: boot.Cmdline,
 		Drives: drives, Memory: vmm.Memory{File: t.Memory}, State: t.State,

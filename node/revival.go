@@ -79,7 +79,8 @@ func machineOf(k template.Key) snapshot.Machine {
 // saved checks that this host can go on from the state, and reads it.
 func (s *start) saved(ctx context.Context) (err error) {
 	made := s.origin.made
-	key, err := s.w.node.templateKey(ctx, dayfly.Accel(made.Accel), s.boot, made.CPUs, made.MemoryMiB)
+	driver := s.w.node.driverOf(made.VMM)
+	key, err := s.w.node.templateKey(ctx, choice{driver, dayfly.Accel(made.Accel)}, s.boot, made.CPUs, made.MemoryMiB)
 	if err != nil {
 		return err
 	}
@@ -87,11 +88,11 @@ func (s *start) saved(ctx context.Context) (err error) {
 		return err
 	}
 	if made.Accel == string(dayfly.KVM) {
-		if _, err := s.w.node.accel(ctx, dayfly.KVM, s.boot); err != nil {
+		if _, err := s.w.node.accel(ctx, driver, dayfly.KVM, s.boot); err != nil {
 			return err
 		}
 	}
-	s.w.node.expectOne(dayfly.Accel(made.Accel))
+	s.w.node.expectOne(choice{driver, dayfly.Accel(made.Accel)})
 	s.ws.Accel, s.ws.Kernel, s.parts.made = dayfly.Accel(made.Accel), made.Kernel, made
 	s.ws.StartKind, s.ws.StartNote = s.origin.kind, ""
 	s.ws.Spec.CPUs, s.ws.Spec.MemoryMiB = made.CPUs, made.MemoryMiB // which an Update may have changed since
@@ -358,13 +359,6 @@ func (w *workspace) mayGoBack(ctx context.Context, from *origin) error {
 	}
 	if err := s.saved(ctx); err != nil {
 		return err
-	}
-	have, err := chain(w.dir)
-	if err != nil {
-		return err
-	}
-	if common(have, from.layers) == 0 {
-		return foreignDisk()
 	}
 	return from.gen.LoadRAM(ctx, nowhere{})
 }

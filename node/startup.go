@@ -265,13 +265,19 @@ func (n *Node) diskOptions(content *disk.Content) disk.Options {
 // reason not to start: then a kernel boots.
 func (s *start) template(ctx context.Context) (err error) {
 	spec := s.ws.Spec
-	if s.ws.Accel, err = s.w.node.accel(ctx, spec.Accel, s.boot); err != nil {
+	layered, err := s.layered()
+	if err != nil {
 		return err
 	}
-	if s.spare == nil {
-		s.w.node.expectOne(s.ws.Accel)
+	made, err := s.w.node.choose(ctx, spec.Accel, s.boot, layered)
+	if err != nil {
+		return err
 	}
-	key, err := s.w.node.templateKey(ctx, s.ws.Accel, s.boot, spec.CPUs, spec.MemoryMiB)
+	s.ws.Accel = made.accel
+	if s.spare == nil {
+		s.w.node.expectOne(made)
+	}
+	key, err := s.w.node.templateKey(ctx, made, s.boot, spec.CPUs, spec.MemoryMiB)
 	if err != nil {
 		return err
 	}
@@ -376,7 +382,7 @@ func (s *start) machine(ctx context.Context) error {
 }
 
 func (s *start) launch(ctx context.Context) error {
-	private, err := drive(s.w.dir)
+	private, err := s.privateDisk(ctx)
 	if err != nil {
 		return err
 	}
@@ -394,7 +400,7 @@ func (s *start) launch(ctx context.Context) error {
 		State:     s.state,
 		Orphan:    s.w.node.Outlive,
 	}
-	m, in, err := s.w.node.launch(ctx, c)
+	m, in, err := s.w.node.launch(ctx, s.w.node.driverOf(s.parts.made.VMM), c)
 	if err != nil {
 		return err
 	}

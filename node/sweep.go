@@ -108,10 +108,10 @@ func (n *Node) sweepOne(ctx context.Context, id dayfly.ID) (found *workspace, er
 	if known {
 		switch ws := r.Workspace; {
 		case ws.State == dayfly.Stopped, ws.State == dayfly.Paused, ws.State == dayfly.Failed && r.kept():
-			return nil, errors.Join(restoreChain(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)))
+			return nil, errors.Join(restoreChain(dir), dropCopy(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)))
 		case ws.State == dayfly.Running && r.kept():
 			r.Workspace.State, r.Workspace.Reason, r.Machine, r.Stopping = dayfly.Failed, "the process that ran it died", nil, false
-			return nil, errors.Join(dropChain(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)), r.write(dir))
+			return nil, errors.Join(dropChain(dir), dropCopy(dir), snapshot.Sweep(filepath.Join(dir, pausesDir)), r.write(dir))
 		}
 	}
 	n.Log.Info("sweeping a workspace whose owner died", "workspace", id)

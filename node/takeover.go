@@ -155,7 +155,7 @@ func (w *workspace) lose(err error, ended string) {
 }
 
 func (t *takeover) machine(ctx context.Context) error {
-	m, err := t.w.node.Driver.Adopt(ctx, vmm.Config{
+	m, err := t.w.node.driverOf(t.parts.made.VMM).Adopt(ctx, vmm.Config{
 		ID: string(t.w.id), Dir: t.w.dir, Accel: t.ws.Accel, CPUs: t.parts.made.CPUs, MemoryMiB: t.parts.made.MemoryMiB,
 		Drives: []vmm.Drive{readable: {ReadOnly: true}, writable: {}}, Orphan: true, Spawner: t.w.node.spawner(),
 	})

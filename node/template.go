@@ -31,16 +31,16 @@ const (
 )
 
 // templateKey is what a machine of that size depends on.
-func (n *Node) templateKey(ctx context.Context, accel dayfly.Accel, boot kernel.Boot, cpus, memoryMiB int) (template.Key, error) {
-	version, err := n.Driver.Version(ctx)
+func (n *Node) templateKey(ctx context.Context, c choice, boot kernel.Boot, cpus, memoryMiB int) (template.Key, error) {
+	version, err := c.driver.Version(ctx)
 	if err != nil {
 		return template.Key{}, err
 	}
 	return template.Key{
-		VMM:        n.Driver.Name(),
+		VMM:        c.driver.Name(),
 		VMMVersion: version,
-		Accel:      accel,
-		CPUModel:   cpuModel(accel),
+		Accel:      c.accel,
+		CPUModel:   cpuModel(c.accel),
 		Kernel:     boot.Kernel.ID,
 		Initramfs:  filepath.Base(boot.Initramfs),
 		Cmdline:    boot.Cmdline,
@@ -95,11 +95,11 @@ func (n *Node) machineFor(ctx context.Context, cpus, memoryMiB int) (boot kernel
 	if boot, err = n.Kernels.Boot(ctx, ""); err != nil {
 		return boot, key, err
 	}
-	accel, err := n.accel(ctx, dayfly.Auto, boot)
+	made, err := n.choose(ctx, dayfly.Auto, boot, false)
 	if err != nil {
 		return boot, key, err
 	}
-	key, err = n.templateKey(ctx, accel, boot, cpus, memoryMiB)
+	key, err = n.templateKey(ctx, made, boot, cpus, memoryMiB)
 	return boot, key, err
 }
 
@@ -141,7 +141,7 @@ func (n *Node) buildBase(ctx context.Context, key template.Key, boot kernel.Boot
 	if err != nil {
 		return p, fmt.Errorf("node: rehearsal: %w", err)
 	}
-	m, _, err := n.launch(ctx, vmm.Config{
+	m, _, err := n.launch(ctx, n.driverOf(key.VMM), vmm.Config{
 		ID: string(home.id), Dir: home.dir, Accel: key.Accel, CPUs: key.CPUs, MemoryMiB: key.MemoryMiB,
 		Kernel: boot.Vmlinux, Initramfs: boot.Initramfs, Cmdline: boot.Cmdline,
 		Drives: props.drives(), Memory: vmm.Memory{File: memory, Shared: true},

@@ -42,6 +42,7 @@ type workspace struct {
 	damaged  chan error     // what that part found
 	spare    *spare         // a machine that its start is to claim
 	outlives bool           // see record
+	hungUp   bool           // its machine's channel has ended, as it was saved: see rejoin
 	found    *record        // of a running one whose owner died, or let go of it: it is to be taken over
 	parts    parts
 	expires  <-chan time.Time
@@ -318,7 +319,7 @@ func endReason(m vmm.Machine) string {
 // teardown lets go of the running parts, in the order opposite to the start.
 func (w *workspace) teardown() error {
 	p := w.parts
-	w.parts, w.expires = parts{}, nil
+	w.parts, w.expires, w.hungUp = parts{}, nil, false
 	w.session.Store(nil)
 	var errs []error
 	if p.session != nil {
@@ -383,7 +384,11 @@ func (w *workspace) stop(ctx context.Context) error {
 func (w *workspace) powerOff(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, stopDeadline)
 	defer cancel()
-	if err := w.parts.session.Poweroff(ctx); err != nil {
+	err := w.rejoin(ctx)
+	if err == nil {
+		err = w.parts.session.Poweroff(ctx)
+	}
+	if err != nil {
 		w.node.Log.Warn("power-off", "workspace", w.id, "err", err)
 		return false
 	}

@@ -21,10 +21,12 @@ import (
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/guest/wire"
 	"github.com/dayfly/dayfly/image"
+	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
 	"github.com/dayfly/dayfly/vmm"
 	"github.com/dayfly/dayfly/vmm/fake"
+	"github.com/dayfly/dayfly/vmm/firecracker/standin"
 )
 
 var errBoom = errors.New("boom")
@@ -108,6 +110,8 @@ var theWorld = sync.OnceValue(func() string {
 var shared string
 
 func TestMain(m *testing.M) {
+	jail.Enter()
+	standin.MainWith(agentInside)
 	var err error
 	if shared, err = os.MkdirTemp("", "node-"); err != nil {
 		panic(err)
@@ -115,10 +119,40 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "12"); err != nil { // by default: what the command line says goes
 		panic(err)
 	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+	goleak.VerifyTestMain(twice{m}, goleak.Cleanup(func(code int) {
 		_ = os.RemoveAll(shared)
 		os.Exit(code)
 	}))
+}
+
+// newDriver makes the drivers of all worlds.
+var newDriver = fake.New
+
+// layersAreThere reports whether their machines have layers of disks.
+func layersAreThere() bool { return !vmm.LacksOf(newDriver(nil, nil)).Layers }
+
+// twice runs every test with a VMM that has layers of disks, and once more with
+// one that has raw drives alone and whose channel ends when a machine is saved:
+// what is promised of workspaces is promised with both.
+type twice struct{ *testing.M }
+
+// rawDrives is a variable that has a test, and the processes it starts, run with
+// the second kind alone.
+const rawDrives = "DAYFLY_TEST_RAW_DRIVES"
+
+func (m twice) Run() int {
+	layered := 0
+	if os.Getenv(rawDrives) == "" {
+		if layered = m.M.Run(); os.Getenv(deathNote) != "" {
+			return layered // a process that was to die, and lives
+		}
+		fmt.Println("=== once more, with raw drives")
+		if err := os.Setenv(rawDrives, "1"); err != nil {
+			panic(err)
+		}
+	}
+	newDriver = fake.NewRaw
+	return max(layered, m.M.Run())
 }
 
 // newWorldIn is an empty one.
@@ -153,7 +187,7 @@ func emptyWorld(dir string) *world {
 
 // reboot gives the next node a driver of its own, as another process has.
 func (w *world) reboot() *driver {
-	d := &driver{fake.New(w.guest, w.mayLaunch), w}
+	d := &driver{newDriver(w.guest, w.mayLaunch), w}
 	w.driver = d
 	return d
 }

@@ -36,6 +36,12 @@ type Command struct {
 
 	Paths  []Path // what the program opens by name
 	Orphan bool   // it outlives this process; otherwise it dies with it
+
+	// Room is a directory that the program makes its sockets in, and Places are
+	// where files may be brought to while it runs. The process of a command with
+	// either is Furnished.
+	Room   string
+	Places []string
 }
 
 // Program is what the processes of all machines of one kind have in common.
@@ -48,6 +54,7 @@ type Program struct {
 // Path is a file, or a directory, of a machine's own.
 type Path struct {
 	Name  string // absolute
+	As    string // what the program calls it; "": the same
 	Write bool
 }
 
@@ -73,6 +80,28 @@ type Process interface {
 	// Leave lets go of an orphan, which goes on: Done is never closed then. Of
 	// what has ended there is nothing to let go of.
 	Leave()
+}
+
+// Furnished is a Process that does not see our files, but can be shown some
+// while it runs. What Look opens, in the Room, is of the making of a process that
+// may be hostile.
+type Furnished interface {
+	Process
+
+	// Bring shows a file to the process, as p.As, which is one of the Places that
+	// nothing is at.
+	Bring(p Path) error
+
+	// Shift moves what is at one place to another, in place of what is there.
+	Shift(from, to string) error
+
+	// Drop takes away what is at a place, if there is something. A process that
+	// has it open keeps it.
+	Drop(at string) error
+
+	// Look opens a file or directory of the process's by O_PATH, and follows no
+	// symbolic link.
+	Look(name string) (*os.File, error)
 }
 
 // Programmed is a driver that knows its program before there is a machine, so

@@ -24,6 +24,7 @@ type app struct {
 
 	state, host, logLevel, keyFile, namespace string
 	jail                                      string // of the server inside: on or off; empty: on for root
+	vmm, firecracker                          string // likewise: see host
 
 	at         *place                                              // where the server is, once that has been asked
 	asked      bool                                                // there is a client of it, and it is not in this process
@@ -70,7 +71,7 @@ encrypted disk, from any OCI image, thrown away without a trace.`,
 		SilenceErrors: true, SilenceUsage: true,
 		Version: dayfly.Version,
 	}
-	a.jail = a.getenv("DAYFLY_JAIL")
+	a.jail, a.vmm, a.firecracker = a.getenv("DAYFLY_JAIL"), a.getenv("DAYFLY_VMM"), a.getenv("DAYFLY_FIRECRACKER")
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.state, "state", a.defaultState(), "`DIR` of images, kernels and workspaces [DAYFLY_STATE]")
 	flags.StringVar(&a.host, "host", "", "`ADDRESS` of a server, unix:///path, http://host:port or https://host:port; none: one inside this process; also --server [DAYFLY_SERVER, DAYFLY_HOST]")

@@ -19,17 +19,20 @@ import (
 // serveConfig is all that a server can be told, by flags or by a file; flags
 // win. The zero value, with the defaults of normal, starts.
 type serveConfig struct {
-	Listen    []string    `yaml:"listen"`    // unix:///path, host:port, https://host:port; default: dayfly.sock in the state directory
-	TLS       tlsFiles    `yaml:"tls"`       // for addresses other machines can reach
-	Insecure  bool        `yaml:"insecure"`  // listen there without TLS: keys and all else can then be read on the way
-	Database  string      `yaml:"database"`  // sqlite:///path or postgres://…; default: dayfly.db in the state directory
-	Standby   *int        `yaml:"standby"`   // machines held ready; default 1
-	Ephemeral bool        `yaml:"ephemeral"` // workspaces end with the server
-	VMM       string      `yaml:"vmm"`       // auto, qemu or firecracker
-	Jail      string      `yaml:"jail"`      // on or off
-	IO        ioBounds    `yaml:"io"`
-	Starts    startBounds `yaml:"starts"`
-	Webhooks  struct {
+	Listen    []string `yaml:"listen"`    // unix:///path, host:port, https://host:port; default: dayfly.sock in the state directory
+	TLS       tlsFiles `yaml:"tls"`       // for addresses other machines can reach
+	Insecure  bool     `yaml:"insecure"`  // listen there without TLS: keys and all else can then be read on the way
+	Database  string   `yaml:"database"`  // sqlite:///path or postgres://…; default: dayfly.db in the state directory
+	Standby   *int     `yaml:"standby"`   // machines held ready; default 1
+	Ephemeral bool     `yaml:"ephemeral"` // workspaces end with the server
+	VMM       string   `yaml:"vmm"`       // auto, qemu or firecracker
+	Jail      string   `yaml:"jail"`      // on or off
+
+	Firecracker string `yaml:"firecracker"` // its program; default: from the program path
+
+	IO       ioBounds    `yaml:"io"`
+	Starts   startBounds `yaml:"starts"`
+	Webhooks struct {
 		Private bool `yaml:"private"` // may go to loopback and private addresses
 	} `yaml:"webhooks"`
 	Metrics struct {

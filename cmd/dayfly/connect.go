@@ -134,6 +134,7 @@ func (a *app) connect() (*client.Client, error) {
 			if h.jail, err = jailOf(a.jail); err != nil {
 				return nil, err
 			}
+			h.vmm, h.firecracker = a.vmm, a.firecracker
 		}
 		a.own = startOwn(back, log)
 	}

@@ -32,12 +32,14 @@ type host struct {
 	node    func() (*node.Node, error)
 
 	// Of a server; set before the node is opened.
-	vmm     string // auto, qemu or firecracker
-	jail    string // jailOn or jailOff
-	io      node.IO
-	standby int  // machines held ready
-	outlive bool // machines outlive this process
-	changed func(dayfly.Workspace)
+	vmm  string // auto, qemu or firecracker; empty: auto
+	jail string // jailOn or jailOff
+
+	firecracker string // the program's path; empty: by the program path
+	io          node.IO
+	standby     int  // machines held ready
+	outlive     bool // machines outlive this process
+	changed     func(dayfly.Workspace)
 
 	mu     sync.Mutex
 	opened *node.Node // if it was
@@ -80,13 +82,13 @@ func (h *host) openNode() (*node.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	driver, err := h.driver(context.Background())
+	made, err := h.drivers(context.Background())
 	if err != nil {
 		return nil, err
 	}
 	n, err := node.Open(context.Background(), node.Config{
 		Dir: h.dir, Images: images, Kernels: kernels, Keys: keys, Log: h.log,
-		Driver: driver, KillOrphans: killOrphans, Orphans: orphans,
+		Driver: made.first, Others: made.others, Fallback: made.fallback, KillOrphans: killOrphans, Orphans: orphans,
 		Standby: node.Standby{Count: h.standby}, Outlive: h.outlive, Changed: h.changed,
 		Jail: h.jails(), IO: h.io,
 	})
@@ -102,6 +104,7 @@ func (h *host) openNode() (*node.Node, error) {
 // place opens the node of a server.
 func (h *host) place(cfg serveConfig, changed func(dayfly.Workspace)) (control.Node, error) {
 	h.vmm, h.standby, h.outlive, h.changed = cfg.VMM, *cfg.Standby, !cfg.Ephemeral, changed
+	h.firecracker = cfg.Firecracker
 	h.jail, h.io = cfg.Jail, node.IO{Read: cfg.IO.Read, Write: cfg.IO.Write}
 	return h.starter()
 }

@@ -71,6 +71,8 @@ func (a *app) runCommand() *cobra.Command {
 	f.machineFlags(a, cmd)
 	fl.StringVar(&a.jail, "jail", a.jail, "without a server: on, or off for measuring only, as a guest that breaks out of its machine then has all of this host [DAYFLY_JAIL]")
 	completeWords(cmd, "jail", jailOn, jailOff)
+	fl.StringVar(&a.vmm, "vmm", a.vmm, "without a server: auto, qemu or firecracker, what a new machine is made with [DAYFLY_VMM; DAYFLY_FIRECRACKER has its program]")
+	completeWords(cmd, "vmm", vmmAuto, vmmQEMU, vmmFirecracker)
 	fl.DurationVar(&f.timeout, "timeout", 0, "end it all after `DURATION` from the start of the workspace, such as 30s; the exit code is then 124")
 	fl.BoolVar(&f.keep, "keep", false, "stop the workspace at the end instead of deleting it, and print its id to stderr")
 	fl.StringVar(&f.json, "json", "", "report as one line of JSON at the end of stderr, or to `FILE`")

@@ -52,7 +52,8 @@ func (a *app) serveCommand() *cobra.Command {
 	database := f.String("database", "", "`URL`: sqlite:///path or postgres://… (default: dayfly.db in the state directory)")
 	standby := f.Int("standby", 1, "hold `N` machines ready, which makes starts several times faster; 0: none, which saves their memory")
 	ephemeral := f.Bool("ephemeral", false, "workspaces end with the server; those to be kept are stopped")
-	vmm := f.String("vmm", "auto", "auto, qemu or firecracker")
+	vmm := f.String("vmm", "auto", "auto, qemu or firecracker: what new machines are made with")
+	fc := f.String("firecracker", "", "Firecracker's program, a `FILE` (default: from the program path)")
 	jail := f.String("jail", "on", "on, or off for measuring only: a guest that breaks out of its machine then has all of this host")
 	logFormat := f.String("log-format", "text", "text or json")
 	cmd.RunE = func(c *cobra.Command, _ []string) (err error) {
@@ -67,7 +68,7 @@ func (a *app) serveCommand() *cobra.Command {
 			"listen": func() { cfg.Listen = *listen }, "tls-cert": func() { cfg.TLS.Cert = *cert }, "tls-key": func() { cfg.TLS.Key = *key },
 			"insecure": func() { cfg.Insecure = *insecure }, "database": func() { cfg.Database = *database },
 			"standby": func() { cfg.Standby = standby }, "ephemeral": func() { cfg.Ephemeral = *ephemeral },
-			"vmm": func() { cfg.VMM = *vmm }, "jail": func() { cfg.Jail = *jail },
+			"vmm": func() { cfg.VMM = *vmm }, "firecracker": func() { cfg.Firecracker = *fc }, "jail": func() { cfg.Jail = *jail },
 			"log-format": func() { cfg.Log.Format = *logFormat }, "log-level": func() { cfg.Log.Level = a.logLevel },
 		} {
 			if given(name) {

@@ -23,19 +23,19 @@ const (
 // vmmFound is what the choice of a VMM goes by.
 type vmmFound struct {
 	firecracker error // why it cannot be used; nil: it is there, and new enough
-	kvm         error // why no guest is proved to run on KVM; nil: one did
-	rawDisks    bool  // the node does all it promises with disks of one raw file each
+	kvm         error // why /dev/kvm cannot be opened; nil: it can
 }
 
-// chooseVMM returns the name of the VMM that machines are made with. Firecracker
-// has the smaller surface, and is chosen by itself where it does what QEMU does.
-// Asked for by name, it is refused where it cannot be.
+// chooseVMM returns the name of the VMM that new machines are made with.
+// Firecracker has the smaller surface, and is chosen by itself where it is there;
+// node proves that a guest runs on it, and takes QEMU where none does. Asked for
+// by name, it is refused where it cannot be.
 func chooseVMM(want string, found vmmFound) (string, error) {
 	switch want {
 	case vmmQEMU:
 		return vmmQEMU, nil
 	case vmmAuto, "":
-		if found.firecracker == nil && found.kvm == nil && found.rawDisks {
+		if found.firecracker == nil && found.kvm == nil {
 			return vmmFirecracker, nil
 		}
 		return vmmQEMU, nil
@@ -48,25 +48,32 @@ func chooseVMM(want string, found vmmFound) (string, error) {
 	return "", dayfly.Errorf(dayfly.Invalid, "--vmm %q: use auto, qemu or firecracker", want)
 }
 
-// driver makes the machines of this host.
-func (h *host) driver(ctx context.Context) (vmm.Driver, error) {
-	fc := firecracker.New(firecracker.Options{Log: h.log})
+// drivers are those of this host.
+type drivers struct {
+	first    vmm.Driver
+	others   []vmm.Driver // of what the first has not made
+	fallback bool         // they make what the first cannot
+}
+
+// drivers makes them. That Firecracker is there costs a command the running of
+// it, for its version.
+func (h *host) drivers(ctx context.Context) (drivers, error) {
+	fc := firecracker.New(firecracker.Options{Binary: h.firecracker, Log: h.log})
+	q := qemu.New(qemu.Options{Log: h.log, VersionCache: filepath.Join(h.dir, "qemu.json")})
 	var found vmmFound
-	if h.vmm == vmmFirecracker { // whether a guest runs on KVM is proved with the driver itself
-		_, found.firecracker = fc.Version(ctx)
-		found.kvm = kvmOpens()
+	if h.vmm != vmmQEMU {
+		if found.kvm = kvmOpens(); found.kvm == nil || h.vmm == vmmFirecracker {
+			_, found.firecracker = fc.Version(ctx)
+		}
 	}
 	name, err := chooseVMM(h.vmm, found)
 	if err != nil {
-		return nil, err
+		return drivers{}, err
 	}
 	if name == vmmFirecracker {
-		if h.jail != jailOff {
-			return nil, dayfly.Errorf(dayfly.Unavailable, "--vmm firecracker: it cannot be put into a jail yet: use qemu, or --jail off where no guest is hostile")
-		}
-		return fc, nil
+		return drivers{fc, []vmm.Driver{q}, h.vmm != vmmFirecracker}, nil
 	}
-	return qemu.New(qemu.Options{Log: h.log, VersionCache: filepath.Join(h.dir, "qemu.json")}), nil
+	return drivers{first: q, others: []vmm.Driver{fc}}, nil
 }
 
 func kvmOpens() error {

@@ -16,16 +16,15 @@ func TestVMMIsChosenByWhatIsProved(t *testing.T) {
 		name  string
 		kind  dayfly.Kind
 	}{
-		{"auto", vmmFound{rawDisks: true}, "firecracker", ""},
-		{"", vmmFound{rawDisks: true}, "firecracker", ""},
-		{"auto", vmmFound{}, "qemu", ""}, // a node that needs layers gets a VMM that has them
-		{"auto", vmmFound{firecracker: missing, rawDisks: true}, "qemu", ""},
-		{"auto", vmmFound{kvm: missing, rawDisks: true}, "qemu", ""},
-		{"qemu", vmmFound{rawDisks: true}, "qemu", ""},
+		{"auto", vmmFound{}, "firecracker", ""},
+		{"", vmmFound{}, "firecracker", ""},
+		{"auto", vmmFound{firecracker: missing}, "qemu", ""},
+		{"auto", vmmFound{kvm: missing}, "qemu", ""},
+		{"qemu", vmmFound{}, "qemu", ""},
 		{"firecracker", vmmFound{}, "firecracker", ""},
 		{"firecracker", vmmFound{firecracker: missing}, "", dayfly.Unavailable},
 		{"firecracker", vmmFound{kvm: missing}, "", dayfly.Unavailable},
-		{"bochs", vmmFound{rawDisks: true}, "", dayfly.Invalid},
+		{"bochs", vmmFound{}, "", dayfly.Invalid},
 	} {
 		name, err := chooseVMM(c.want, c.found)
 		if name != c.name || err != nil && dayfly.KindOf(err) != c.kind || (err == nil) != (c.kind == "") {

@@ -94,7 +94,9 @@ func (c *Cell) Limit(l jail.Limits) error {
 
 // Spawn starts a VMM in a jail.
 func (c *Cell) Spawn(ctx context.Context, cmd vmm.Command) (_ vmm.Process, err error) {
-	j, err := c.block.pool.Take(ctx, jail.Spec{Shape: shape(cmd.Program), Files: files(cmd.Paths), Limits: c.limits})
+	j, err := c.block.pool.Take(ctx, jail.Spec{
+		Shape: shape(cmd.Program), Files: files(cmd.Paths), Limits: c.limits, Room: cmd.Room, Places: cmd.Places,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -144,14 +146,16 @@ func lend(j *jail.Jail, f *os.File) (*os.File, error) {
 func files(paths []vmm.Path) []jail.File {
 	var list []jail.File
 	for _, p := range paths {
-		if i := slices.IndexFunc(list, func(f jail.File) bool { return f.Path == p.Name }); i >= 0 {
+		if i := slices.IndexFunc(list, func(f jail.File) bool { return f.Path == p.Name && f.To == p.As }); i >= 0 {
 			list[i].Write = list[i].Write || p.Write
 			continue
 		}
-		list = append(list, jail.File{Path: p.Name, Write: p.Write, Own: true})
+		list = append(list, file(p))
 	}
 	return list
 }
+
+func file(p vmm.Path) jail.File { return jail.File{Path: p.Name, To: p.As, Write: p.Write, Own: true} }
 
 // Adopt takes over the jail of a machine whose owner has died or let go of it.
 func (c *Cell) Adopt(pid int) (vmm.Process, error) {

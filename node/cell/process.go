@@ -7,9 +7,12 @@ import (
 	"sync"
 
 	"github.com/dayfly/dayfly/jail"
+	"github.com/dayfly/dayfly/vmm"
 )
 
-// process is a VMM in a jail. It is a vmm.Process.
+var _ vmm.Furnished = (*process)(nil)
+
+// process is a VMM in a jail. It is a vmm.Process, and Furnished.
 type process struct {
 	jail *jail.Jail
 	proc *jail.Process
@@ -74,3 +77,15 @@ func (p *process) Leave() {
 	p.once.Do(func() { close(p.left) })
 	<-p.over
 }
+
+// Bring shows it a file.
+func (p *process) Bring(f vmm.Path) error { return p.jail.Bring(file(f)) }
+
+// Shift moves what it was shown.
+func (p *process) Shift(from, to string) error { return p.jail.Shift(from, to) }
+
+// Drop takes away what it was shown.
+func (p *process) Drop(at string) error { return p.jail.Drop(at) }
+
+// Look opens what it sees.
+func (p *process) Look(name string) (*os.File, error) { return p.jail.Look(name) }

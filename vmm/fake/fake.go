@@ -40,6 +40,7 @@ type Inside struct {
 type Driver struct {
 	guest  Guest
 	refuse func(vmm.Config) error
+	lacks  vmm.Lacks
 
 	mu     sync.Mutex
 	killed bool
@@ -53,6 +54,17 @@ var _ vmm.Driver = (*Driver)(nil)
 func New(guest Guest, refuse func(vmm.Config) error) *Driver {
 	return &Driver{guest: guest, refuse: refuse, owned: map[*machine]bool{}}
 }
+
+// NewRaw makes a driver like New's, whose machines have raw drives alone, and lose
+// their channel when they are saved.
+func NewRaw(guest Guest, refuse func(vmm.Config) error) *Driver {
+	d := New(guest, refuse)
+	d.lacks = vmm.Lacks{Layers: true, LastingChannel: true}
+	return d
+}
+
+// Lacks says what its machines do without.
+func (d *Driver) Lacks() vmm.Lacks { return d.lacks }
 
 // Name is "fake".
 func (*Driver) Name() string { return "fake" }
@@ -70,6 +82,11 @@ const pidMax = 4 << 20
 func (d *Driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
+	}
+	for _, drive := range c.Drives {
+		if d.lacks.Layers && len(drive.Below) > 0 {
+			return nil, noLayers()
+		}
 	}
 	if d.refuse != nil {
 		if err := d.refuse(c); err != nil {

@@ -21,10 +21,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestConformance(t *testing.T) {
+func TestConformance(t *testing.T) { conform(t, fake.New) }
+
+// TestConformanceOfRawDrives is the suite for machines that lack what not every
+// VMM has.
+func TestConformanceOfRawDrives(t *testing.T) { conform(t, fake.NewRaw) }
+
+func conform(t *testing.T, newDriver func(fake.Guest, func(vmm.Config) error) *fake.Driver) {
+	t.Helper()
 	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup {
 		s := vmmtest.Setup{
-			Driver: fake.New(run, nil), Accel: dayfly.TCG, Crash: fake.Crash,
+			Driver: newDriver(run, nil), Accel: dayfly.TCG, Crash: fake.Crash,
 			Kernel: filepath.Join(t.TempDir(), "kernel"), Initramfs: filepath.Join(t.TempDir(), "initramfs"),
 		}
 		for _, f := range []string{s.Kernel, s.Initramfs} {

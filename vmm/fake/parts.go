@@ -42,6 +42,9 @@ func (m *machine) Save(ctx context.Context) ([]byte, error) {
 	if !m.port.paused() {
 		return nil, dayfly.Errorf(dayfly.Conflict, "the machine runs: pause it first")
 	}
+	if m.driver.lacks.LastingChannel {
+		m.port.reset()
+	}
 	return []byte(stateMark), nil
 }
 
@@ -119,6 +122,9 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 	if err := m.usable(ctx); err != nil {
 		return err
 	}
+	if m.driver.lacks.Layers {
+		return noLayers()
+	}
 	d, err := m.drive(i)
 	if err != nil || d.ReadOnly {
 		return dayfly.Errorf(dayfly.Invalid, "the machine has no writable drive %d", i)
@@ -135,6 +141,10 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 		return errors.Join(err, os.Remove(path))
 	}
 	return nil
+}
+
+func noLayers() error {
+	return dayfly.Errorf(dayfly.Unavailable, "drives of this driver are raw files alone")
 }
 
 // SetDrive puts another file behind a drive of one layer.

@@ -98,6 +98,18 @@ func (p *port) drop() {
 	}
 }
 
+// reset ends the connection there is, which its holder has yet to close.
+func (p *port) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.host == nil {
+		return
+	}
+	if c, ok := p.host.Conn.(*net.UnixConn); ok {
+		_, _ = c.CloseRead(), c.CloseWrite()
+	}
+}
+
 func (p *port) pause() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

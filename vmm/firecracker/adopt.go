@@ -95,13 +95,76 @@ func (a *adoption) find(ctx context.Context) error {
 			continue
 		}
 		a.m.proc, a.pidfd = p, pidfd
-		a.back.Push("process", func(context.Context) error { p.forget(); return nil })
-		return nil
+		err = a.lodge(pid)
+		if err == nil && a.ours() {
+			forget := a.m.proc.forget
+			a.back.Push("process", func(context.Context) error { forget(); return nil })
+			return nil
+		}
+		a.m.proc.forget()
+		if err != nil {
+			return err
+		}
 	}
 	if len(pids) == 0 {
 		return a.gone()
 	}
 	return notRunning()
+}
+
+// lodge finds what the process lives in. One that was launched without a Spawner
+// lives where we do.
+func (a *adoption) lodge(pid int) error {
+	if a.config.Spawner == nil {
+		return nil
+	}
+	found, err := a.config.Spawner.Adopt(pid)
+	if dayfly.KindOf(err) == dayfly.NotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	in, ok := found.(vmm.Furnished)
+	if !ok {
+		found.Leave()
+		return dayfly.Errorf(dayfly.Unavailable, "the machine's process cannot be reached where it lives")
+	}
+	watched := a.m.proc.forget
+	a.m.proc = &process{
+		pid: pid, done: in.Done(), signal: in.Kill, state: in.State, cause: in.Err, inside: in,
+		forget: func() { in.Leave(); watched() },
+	}
+	dir, err := in.Look(insideDir)
+	if err == nil {
+		return a.m.home.enter(dir)
+	}
+	select {
+	case <-in.Done():
+		return a.gone()
+	default:
+		return fmt.Errorf("firecracker: adopt: %w", err)
+	}
+}
+
+// ours reports whether the process has the machine's drives: what it is called
+// by, another one that was taken over could call itself, but it has no mounts of
+// this one's.
+func (a *adoption) ours() bool {
+	if a.m.proc.inside == nil {
+		return true
+	}
+	for i := range a.config.Drives {
+		name := driveName(i)
+		to, err := a.m.home.target(name)
+		if err != nil {
+			return false
+		}
+		if _, err := os.Stat(to); err == nil && a.m.shown([]string{newName(name), name}, i) == "" {
+			return false
+		}
+	}
+	return true
 }
 
 // inherit takes the files that the process was given at its launch.
@@ -147,7 +210,12 @@ func (a *adoption) take(fd int, name string) (*os.File, error) {
 	if err = errors.Join(err, ctlErr); err != nil {
 		return nil, &dayfly.Error{Kind: dayfly.Unavailable, Msg: "the machine's files cannot be taken over", Err: fmt.Errorf("firecracker: %s: %w", name, err)}
 	}
-	return os.NewFile(uintptr(copied), name), nil
+	f := os.NewFile(uintptr(copied), name)
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() && fi.Mode()&os.ModeType != os.ModeDevice {
+		_ = f.Close()
+		return nil, dayfly.Errorf(dayfly.Unavailable, "the machine's files cannot be taken over: its %s is no file", name)
+	}
+	return f, nil
 }
 
 func sameFile(f, g *os.File) (bool, error) {
@@ -169,7 +237,7 @@ func (a *adoption) drives(ctx context.Context) error {
 		return a.unanswered(ctx, err)
 	}
 	for i, d := range a.config.Drives {
-		path, err := m.home.behind(is, i)
+		path, err := m.behind(is, i)
 		if err != nil {
 			return err
 		}
@@ -180,6 +248,9 @@ func (a *adoption) drives(ctx context.Context) error {
 		}
 		if fi, err := os.Stat(path); err == nil && isFile(lock, fi) {
 			m.drives = append(m.drives, attached{d, lock})
+			if err := m.drives[i].hold(); err != nil {
+				return err
+			}
 			continue
 		}
 		_ = lock.Close()

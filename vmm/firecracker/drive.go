@@ -18,6 +18,10 @@ import (
 // attached is a drive as it is now, and the lock on its file. Firecracker locks
 // nothing by itself. It inherits the descriptors, so that a lock lives as long
 // as either of us; that of a drive that was set later lives with us alone.
+//
+// The lock is fcntl's on the open file (F_OFD_SETLK, as QEMU's are), and not
+// flock's: with that, whoever may read a root that all machines share could shut
+// the others out, and a Firecracker that was taken over is one of them.
 type attached struct {
 	vmm.Drive
 	lock *os.File
@@ -38,23 +42,36 @@ func lockDrives(drives []vmm.Drive) ([]attached, error) {
 }
 
 func lockDrive(d vmm.Drive) (attached, error) {
-	f, err := os.Open(d.Path)
+	how := os.O_RDWR
+	if d.ReadOnly {
+		how = os.O_RDONLY
+	}
+	f, err := os.OpenFile(d.Path, how, 0)
 	if err != nil {
 		return attached{}, fmt.Errorf("firecracker: drive: %w", err)
 	}
-	how := unix.LOCK_EX
-	if d.ReadOnly {
-		how = unix.LOCK_SH
+	a := attached{d, f}
+	if err := a.hold(); err != nil {
+		_ = f.Close()
+		return attached{}, err
 	}
-	err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-	if err == nil {
-		return attached{d, f}, nil
+	return a, nil
+}
+
+// hold takes the lock, or finds that it has it.
+func (a attached) hold() error {
+	how := int16(unix.F_WRLCK)
+	if a.ReadOnly {
+		how = unix.F_RDLCK
 	}
-	_ = f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return attached{}, dayfly.Errorf(dayfly.Conflict, "a drive is in use by another machine, and one of the two writes: stop the other one first")
+	err := unix.FcntlFlock(a.lock.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: how})
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return dayfly.Errorf(dayfly.Conflict, "a drive is in use by another machine, and one of the two writes: stop the other one first")
 	}
-	return attached{}, fmt.Errorf("firecracker: drive: %w", err)
+	if err != nil {
+		return fmt.Errorf("firecracker: drive: %w", err)
+	}
+	return nil
 }
 
 // closeDrives lets go of the descriptors; a Firecracker that has them keeps the
@@ -74,7 +91,7 @@ func freeDrives(all []attached) {
 // free takes the lock away wherever it is held: besides Firecracker, that may be
 // a child of ours that has yet to become another program.
 func (a attached) free() {
-	_ = unix.Flock(int(a.lock.Fd()), unix.LOCK_UN)
+	_ = unix.FcntlFlock(a.lock.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}) // no error on a file that is open
 	_ = a.lock.Close()
 }
 
@@ -104,27 +121,66 @@ func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) (err error)
 		return err
 	}
 	name := driveName(i)
-	if err := m.home.link(to.Path, newName(name)); err != nil {
+	if err := m.show(to, name); err != nil {
 		now.free()
 		return m.told(err)
 	}
 	if err := m.patchDrive(ctx, name, newName(name)); err != nil {
 		now.free()
-		return errors.Join(err, m.home.unlink(newName(name)))
+		return errors.Join(err, m.hide(name))
 	}
 	// It has the file: what fails from here on is only about its name.
 	m.drives[i].free()
 	m.drives[i] = now
-	if err := m.home.replace(name); err != nil {
+	if err := m.settle(name); err != nil {
 		return m.told(err)
 	}
 	return m.patchDrive(ctx, name, name)
 }
 
+// show puts a file where Firecracker finds it by a drive's other name.
+func (m *machine) show(d vmm.Drive, name string) error {
+	if err := m.home.link(d.Path, newName(name)); err != nil {
+		return err
+	}
+	in := m.proc.inside
+	if in == nil {
+		return nil
+	}
+	place := inside(newName(name))
+	err := in.Drop(place) // what a killed owner left
+	if err == nil {
+		err = in.Bring(vmm.Path{Name: d.Path, As: place, Write: !d.ReadOnly})
+	}
+	if err != nil {
+		return errors.Join(err, m.home.unlink(newName(name)))
+	}
+	return nil
+}
+
+// hide takes back what show did.
+func (m *machine) hide(name string) error {
+	err := m.home.unlink(newName(name))
+	if in := m.proc.inside; in != nil {
+		err = errors.Join(err, in.Drop(inside(newName(name))))
+	}
+	return err
+}
+
+// settle puts what show has put there in the place of what was there before.
+func (m *machine) settle(name string) error {
+	if in := m.proc.inside; in != nil {
+		if err := in.Shift(inside(newName(name)), inside(name)); err != nil {
+			return err
+		}
+	}
+	return m.home.replace(name)
+}
+
 // told is the error of a name that could not be changed: where the directory is
 // let go of, the machine is ending.
 func (m *machine) told(err error) error {
-	if errors.Is(err, net.ErrClosed) {
+	if errors.Is(err, net.ErrClosed) || dayfly.KindOf(err) == dayfly.Conflict {
 		return dayfly.Errorf(dayfly.Conflict, "the machine is ending")
 	}
 	return fmt.Errorf("firecracker: drive: %w", err)
@@ -146,11 +202,60 @@ func (m *machine) Drive(ctx context.Context, i int) (vmm.Drive, error) {
 	if err := m.ask(ctx, request{http.MethodGet, "/vm/config", nil, false}, &is); err != nil {
 		return vmm.Drive{}, err
 	}
-	path, err := m.home.behind(is, i)
+	path, err := m.behind(is, i)
 	return vmm.Drive{Path: path, ReadOnly: m.drives[i].ReadOnly}, err
 }
 
-// behind is the file of a drive. Of a SetDrive that was interrupted there may be
+// behind is the file of a drive. A Firecracker that sees other files than we do
+// has it as a mount: then it is the link to the very file that is mounted there
+// that tells. It may lie about the name it has opened; the file is one of those
+// that were given to it in any case.
+func (m *machine) behind(is vmConfig, i int) (string, error) {
+	if m.proc.inside == nil {
+		return m.home.behind(is, i)
+	}
+	name := driveName(i)
+	views := []string{name}
+	for _, d := range is.Drives {
+		if d.ID == name && d.Path == newName(name) {
+			views = []string{newName(name), name} // unless it has been moved since
+		}
+	}
+	if to := m.shown(views, i); to != "" {
+		return to, nil
+	}
+	to, err := m.home.target(name)
+	if err != nil {
+		return "", fmt.Errorf("firecracker: drive: %w", err)
+	}
+	if _, err := os.Stat(to); err == nil {
+		return "", dayfly.Errorf(dayfly.Unavailable, "drive %d of the machine is none that it was given", i)
+	}
+	return to, nil // it has no name any more, and is nothing else
+}
+
+// shown is the file of the links to a drive that Firecracker has by one of the
+// names, or "".
+func (m *machine) shown(views []string, i int) string {
+	for _, view := range views {
+		there, err := m.view(view)
+		if err != nil {
+			continue
+		}
+		for _, link := range []string{newName(driveName(i)), driveName(i)} {
+			to, err := m.home.target(link)
+			if err != nil {
+				continue
+			}
+			if here, err := os.Stat(to); err == nil && os.SameFile(here, there) {
+				return to
+			}
+		}
+	}
+	return ""
+}
+
+// behind is the file of a drive of a Firecracker that sees this directory. Of a SetDrive that was interrupted there may be
 // a link more: it counts if Firecracker has opened it, and once it has taken the
 // old one's place, that counts.
 func (h *home) behind(is vmConfig, i int) (string, error) {

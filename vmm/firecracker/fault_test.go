@@ -60,12 +60,12 @@ func nothingLeft(t *testing.T, c vmm.Config) {
 	if left, err := firecracker.Orphans(t.Context(), c.Dir); err != nil || len(left) > 0 {
 		t.Errorf("still running: %v, %v", left, err)
 	}
-	f, err := os.Open(c.Drives[0].Path)
+	f, err := os.OpenFile(c.Drives[0].Path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
 		t.Errorf("the drive is locked: %v", err)
 	}
 }
@@ -272,12 +272,12 @@ func TestSavedMemoryHasHoles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []vmm.Extent{{Off: kernelAt, Len: vmm.PageSize}}
+	want := []vmm.Extent{{Off: standin.KernelAt, Len: vmm.PageSize}}
 	if !slices.Equal(data, want) {
 		t.Errorf("the file holds %v, want %v", data, want)
 	}
-	text := make([]byte, len(banner))
-	if _, err := c.Memory.File.ReadAt(text, kernelAt); err != nil || string(text) != banner {
+	text := make([]byte, len(standin.Banner))
+	if _, err := c.Memory.File.ReadAt(text, standin.KernelAt); err != nil || string(text) != standin.Banner {
 		t.Errorf("the file holds %q, %v", text, err)
 	}
 }

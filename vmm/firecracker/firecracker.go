@@ -3,15 +3,16 @@
 //
 // One machine is one Firecracker process, whose working directory is the
 // machine's, so that every path it is told and every path in a saved state is a
-// name there: links to the drives, the sockets of its API and of the guest's
-// channel, and pipes for the console, the log and the metrics. The API is used
+// name there: links to the drives, and the sockets of its API and of the guest's
+// channel. In a jail it has a directory of that kind too, where the drives are
+// mounts. The console, the log and the metrics are pipes. The API is used
 // over its socket by a small client of our own, one request at a time, each with
 // a deadline. The channel is a vsock connection that Firecracker makes for
 // whoever asks on a unix socket. A guest ends by the process's end, or by Close;
 // one goroutine per machine waits for the first of these.
 //
-// It leaves directories, the files of drives and the jail to the caller. It has
-// no layers of disks: see PushLayer. Always true: what Firecracker says is
+// It leaves directories, the files of drives and the jail (see Spawner) to the
+// caller. It has no layers of disks: see PushLayer. Always true: what Firecracker says is
 // bounded, as a guest may have taken it over; it runs with its own seccomp
 // filters, in a session of its own, and dies with this process unless it is an
 // Orphan.
@@ -104,6 +105,11 @@ func New(o Options) *Driver {
 // Name is "firecracker".
 func (d *Driver) Name() string { return "firecracker" }
 
+// Lacks says what Firecracker has not.
+func (*Driver) Lacks() vmm.Lacks {
+	return vmm.Lacks{Layers: true, LastingChannel: true, Emulation: true}
+}
+
 // Version returns what Firecracker says of itself, such as "1.16.2". It runs
 // Firecracker, which takes a few milliseconds, once for each file that it is.
 func (d *Driver) Version(ctx context.Context) (string, error) {
@@ -195,6 +201,9 @@ func notThere(err error) error {
 
 // startError tells apart why Firecracker could not even be started.
 func startError(err error) error {
+	if known := new(dayfly.Error); errors.As(err, &known) {
+		return err
+	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return notThere(err)
 	}

@@ -1,9 +1,7 @@
 package firecracker_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/test/needs"
 	"github.com/dayfly/dayfly/vmm/firecracker"
@@ -21,6 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	jail.Enter()
 	standin.Main()
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		if prepared.dir != "" {
@@ -30,35 +30,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// kernelAt is where a kernel is in a guest's memory, and banner what it has there.
-const (
-	kernelAt = 16 << 20
-	banner   = "Linux version 6.12.0-stand-in (nobody@nowhere) #1 SMP"
-)
-
-// vmlinux makes an ELF file with one segment, whose place is that of a kernel.
-func vmlinux(t *testing.T) string {
-	t.Helper()
-	var b bytes.Buffer
-	b.WriteString("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00")
-	const header, program = 64, 56
-	for _, v := range []any{
-		uint16(2), uint16(62), uint32(1), uint64(kernelAt), uint64(header), uint64(0), uint32(0),
-		uint16(header), uint16(program), uint16(1), uint16(64), uint16(0), uint16(0),
-		// The program header: to load, readable.
-		uint32(1), uint32(4), uint64(header + program), uint64(kernelAt), uint64(kernelAt), uint64(len(banner)), uint64(len(banner)), uint64(4096),
-	} {
-		if err := binary.Write(&b, binary.LittleEndian, v); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b.WriteString(banner)
-	path := filepath.Join(t.TempDir(), "vmlinux")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
+func vmlinux(t *testing.T) string { t.Helper(); return standin.Kernel(t) }
 
 func initramfs(t *testing.T) string {
 	t.Helper()
@@ -141,7 +113,7 @@ func TestConformanceOfStandIn(t *testing.T) {
 
 // suite adds what is true of every Firecracker.
 func suite(s vmmtest.Setup) vmmtest.Setup {
-	s.Accel, s.Processes, s.RawDrives, s.SaveHangsUp = dayfly.KVM, true, true, true
+	s.Accel, s.Processes = dayfly.KVM, true
 	s.Orphans = func(dir string) ([]int, error) { return firecracker.Orphans(context.Background(), dir) }
 	s.KillOrphans = func(dir string) error { return firecracker.KillOrphans(context.Background(), dir) }
 	return s

@@ -24,8 +24,9 @@ type home struct {
 	dir   *os.File // so that a long path does not matter: a socket's has 107 bytes
 	owner *os.File
 
-	mu   sync.Mutex
-	gone bool // dir is closed: its number may be another directory's
+	mu     sync.Mutex
+	gone   bool     // dir is closed: its number may be another directory's
+	inside *os.File // Firecracker's directory; nil: it is this one
 }
 
 // openHome opens a machine's directory and becomes the machine's owner.
@@ -71,7 +72,7 @@ func (h *home) use(do func() error) error {
 // clear removes every name of ours, such as those that a killed owner left.
 func (h *home) clear() error {
 	return h.use(func() error {
-		names := []string{apiSocket, vsockSocket, consolePipe, logPipe, metricsPipe}
+		names := []string{apiSocket, vsockSocket, roomName, consolePipe, logPipe, metricsPipe}
 		for i := range vmm.MaxDrives {
 			names = append(names, driveName(i), newName(driveName(i)))
 		}
@@ -109,17 +110,67 @@ func (h *home) close() {
 		_ = unix.Flock(int(h.owner.Fd()), unix.LOCK_UN)
 		_ = h.owner.Close()
 	}
-	_ = h.dir.Close()
+	closeAll([]*os.File{h.dir, h.inside})
 }
 
-// connect dials a unix socket.
+// makeRoom makes the room of a Firecracker that lives in this directory.
+func (h *home) makeRoom() error {
+	return h.use(func() error { return bare(os.Mkdir(h.path(roomName), 0o700)) })
+}
+
+// enter has sockets found in another directory than this one. It takes it over.
+func (h *home) enter(dir *os.File) error {
+	err := h.use(func() error {
+		closeAll([]*os.File{h.inside})
+		h.inside = dir
+		return nil
+	})
+	if err != nil {
+		_ = dir.Close()
+	}
+	return err
+}
+
+// connect dials a unix socket of Firecracker's. What it has made under that name
+// may be anything, a link to somewhere of ours too: so it is opened first, by a
+// way that follows none, and the socket that was found is what is dialled.
 func (h *home) connect(ctx context.Context, name string) (c net.Conn, err error) {
 	err = h.use(func() error {
+		found, err := h.socket(name)
+		if err != nil {
+			return bare(err)
+		}
+		defer unix.Close(found)
 		var d net.Dialer
-		c, err = d.DialContext(ctx, "unix", h.path(name))
+		c, err = d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d", found))
 		return err
 	})
 	return c, err
+}
+
+var errNoSocket = errors.New("what the VMM has in a socket's place is none")
+
+func (h *home) socket(name string) (int, error) {
+	in := h.inside
+	if in == nil {
+		in = h.dir
+	}
+	fd, err := unix.Openat2(int(in.Fd()), name, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		err = errNoSocket
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // newName is the name of a link that is to take the place of another.

@@ -39,9 +39,6 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if c.Spawner != nil {
-		return nil, noJail()
-	}
 	l := &launch{driver: d}
 	if l.config, err = absolute(c); err != nil {
 		return nil, err
@@ -52,7 +49,7 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		l.makeHome, l.makeDrives, l.makeFiles, l.start, l.fill, l.greet, l.begin,
+		l.makeHome, l.makeDrives, l.makeFiles, l.start, l.enter, l.fill, l.greet, l.begin,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -60,13 +57,6 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 	}
 	l.back.Keep()
 	return l.m, nil
-}
-
-// noJail is the error of a machine that is to live in a jail. Its drives can be
-// changed by names alone, and a jail's user must not be able to make those:
-// until there is a way for both, it is refused rather than left outside.
-func noJail() error {
-	return dayfly.Errorf(dayfly.Unavailable, "firecracker cannot be put into a jail by this release: use qemu, or switch the jail off where no guest is hostile")
 }
 
 // makeHome takes the machine's directory.
@@ -79,6 +69,12 @@ func (l *launch) makeHome(context.Context) error {
 	l.m = newMachine(l.config, h, l.driver)
 	l.back.Push("api", func(context.Context) error { l.m.api.close(); return nil })
 	if err := h.clear(); err != nil { // what a killed owner left
+		return fmt.Errorf("firecracker: %w", err)
+	}
+	if l.config.Spawner != nil {
+		return nil // it has a room where it is put
+	}
+	if err := h.makeRoom(); err != nil {
 		return fmt.Errorf("firecracker: %w", err)
 	}
 	return nil
@@ -141,24 +137,21 @@ func (l *launch) closeTheirs() {
 }
 
 // start makes the process, and begins to hear it.
-func (l *launch) start(context.Context) error {
+func (l *launch) start(ctx context.Context) error {
 	binary, err := l.driver.find()
 	if err != nil {
 		return err
 	}
 	m := l.m
-	memory := m.base
-	if memory == nil {
-		memory = m.spare
-	}
-	files := []*os.File{m.state, l.refuse, m.spare, memory}
-	for _, d := range m.drives {
-		files = append(files, d.lock)
-	}
-	m.proc, err = spawn(spec{
+	s := spec{
 		binary: binary, name: processName(l.config), args: l.arguments(), dir: l.config.Dir,
-		stdout: l.console, stderr: l.log, files: files, orphan: l.config.Orphan,
-	})
+		stdout: l.console, stderr: l.log, files: l.files(), orphan: l.config.Orphan,
+	}
+	if l.config.Spawner != nil {
+		m.proc, err = l.lodge(ctx, s)
+	} else {
+		m.proc, err = spawn(s)
+	}
 	if err != nil {
 		return startError(err)
 	}
@@ -176,16 +169,45 @@ func (l *launch) start(context.Context) error {
 	return l.hear()
 }
 
+// files are what it inherits, by number from stateFD on.
+func (l *launch) files() []*os.File {
+	m := l.m
+	memory := m.base
+	if memory == nil {
+		memory = m.spare
+	}
+	files := []*os.File{m.state, l.refuse, m.spare, memory}
+	for _, d := range m.drives {
+		files = append(files, d.lock)
+	}
+	if l.metrics != nil {
+		files = append(files, l.metrics)
+	}
+	return files
+}
+
 func (l *launch) arguments() []string {
 	args := []string{
 		"--api-sock", apiSocket,
 		"--id", instanceID(l.config.ID),
-		"--log-path", logPipe, "--level", "Info",
+		"--log-path", fdPath(unix.Stderr), "--level", "Info",
 	}
 	if l.metrics != nil {
-		args = append(args, "--metrics-path", metricsPipe)
+		args = append(args, "--metrics-path", fdPath(driveFD+len(l.config.Drives)))
 	}
 	return args
+}
+
+// enter looks for the directory that Firecracker sees, if it does not see ours.
+func (l *launch) enter(ctx context.Context) error {
+	if l.m.proc.inside == nil {
+		return nil
+	}
+	dir, err := l.m.proc.inside.Look(insideDir)
+	if err != nil {
+		return l.explain(ctx, fmt.Errorf("firecracker: %w", err))
+	}
+	return l.m.home.enter(dir)
 }
 
 // instanceID is an id that Firecracker takes: letters, digits and dashes.
@@ -193,7 +215,10 @@ func instanceID(id string) string { return strings.ReplaceAll(id, "_", "-") }
 
 func (l *launch) hear() error {
 	// Handing them over has made them wait, and nobody may wait for us.
-	for _, f := range []*os.File{l.console, l.log} {
+	for _, f := range []*os.File{l.console, l.log, l.metrics} {
+		if f == nil {
+			continue
+		}
 		if err := unix.SetNonblock(int(f.Fd()), true); err != nil {
 			return fmt.Errorf("firecracker: pipe: %w", err)
 		}
@@ -237,7 +262,7 @@ func (l *launch) greet(ctx context.Context) error {
 	if err := l.m.api.do(ctx, request{http.MethodGet, "/", nil, false}, &is); err != nil {
 		return l.explain(ctx, err)
 	}
-	l.closeTheirs() // the pipe of the metrics it has opened itself by now
+	l.closeTheirs() // the pipe of the metrics, which it has opened by now
 	_, err := parseVersion(is.Version)
 	return err
 }

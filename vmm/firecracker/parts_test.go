@@ -281,6 +281,68 @@ func TestInterruptedSetDriveIsSeenThrough(t *testing.T) {
 	}
 }
 
+// elsewhere is a process that sees other files than we do: by their names, which
+// of ours they are.
+type elsewhere struct {
+	vmm.Furnished
+	files map[string]string
+}
+
+func (e elsewhere) Look(name string) (*os.File, error) { return os.Open(e.files[name]) }
+
+// TestInterruptedSetDriveElsewhereIsSeenThrough is the same where drives are
+// mounts: links and mounts may then be at two steps.
+func TestInterruptedSetDriveElsewhereIsSeenThrough(t *testing.T) {
+	t.Parallel()
+	const name, next = "drive0", "drive0.new"
+	dir := t.TempDir()
+	was, set, none := filepath.Join(dir, "was"), filepath.Join(dir, "set"), filepath.Join(dir, "none")
+	for _, path := range []string{was, set, none} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type files = map[string]string
+	for step, c := range []struct {
+		knows        string
+		links, views files
+		want         string
+	}{
+		{name, files{name: was}, files{name: was, next: none}, was},
+		{name, files{name: was, next: set}, files{name: was, next: none}, was},
+		{name, files{name: was, next: set}, files{name: was, next: set}, was},
+		{next, files{name: was, next: set}, files{name: was, next: set}, set},
+		{next, files{name: was, next: set}, files{name: none, next: set}, set},
+		{next, files{name: was, next: set}, files{name: set, next: none}, set},
+		{next, files{name: set}, files{name: set, next: none}, set},
+		{name, files{name: set}, files{name: set, next: none}, set},
+		{name, files{name: dir + "/gone"}, files{name: was, next: none}, dir + "/gone"}, // the file has lost its name
+		{name, files{name: was}, files{name: set, next: none}, ""},                      // another machine's
+	} {
+		h, err := openHome(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for link, to := range c.links {
+			if err := h.link(to, link); err != nil {
+				t.Fatal(err)
+			}
+		}
+		views := files{}
+		for view, to := range c.views {
+			views[inside(view)] = to
+		}
+		m := &machine{home: h, proc: &process{inside: elsewhere{files: views}}}
+		got, err := m.behind(vmConfig{Drives: []driveConfig{{ID: name, Path: c.knows}}}, 0)
+		if got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("after step %d: %q, %v; want %q", step, got, err, c.want)
+		}
+		if err := h.remove(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestKernelIsRecognised(t *testing.T) {
 	t.Parallel()
 	if _, _, err := kernelBanner(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {

@@ -21,14 +21,19 @@ type pipe struct {
 	done chan struct{} // closed when nothing more comes
 }
 
-// makePipe makes one and opens the end that Firecracker is to have.
+// makePipe makes one and opens the end that Firecracker is to have, which it may
+// have to open again by its number, whoever it is. Nobody else finds the pipe in
+// a directory that is private.
 func (h *home) makePipe(name string) (w *os.File, err error) {
+	const all = 0o666
 	err = h.use(func() error {
-		if err := unix.Mkfifoat(int(h.dir.Fd()), name, 0o600); err != nil {
+		if err := unix.Mkfifoat(int(h.dir.Fd()), name, all); err != nil {
 			return err
 		}
-		w, err = h.openPipe(name, unix.O_RDWR)
-		return err
+		if w, err = h.openPipe(name, unix.O_RDWR); err != nil {
+			return err
+		}
+		return w.Chmod(all) // whatever the umask is
 	})
 	if err != nil {
 		return nil, fmt.Errorf("firecracker: %s: %w", name, err)

@@ -14,13 +14,16 @@ import (
 	"github.com/dayfly/dayfly/vmm"
 )
 
-// process is a running Firecracker: a child of ours, or one we adopted.
+// process is a running Firecracker: a child of ours, one we adopted, or one that
+// a Spawner keeps.
 type process struct {
 	pid    int
-	done   chan struct{}    // closed when it is gone; a child is reaped by then
-	signal func()           // SIGKILL
-	forget func()           // ends the watch over one that is no child
-	state  *os.ProcessState // of a child; valid once done is closed
+	done   <-chan struct{}         // closed when it is gone; a child is reaped by then
+	signal func()                  // SIGKILL
+	forget func()                  // ends the watch over one that is no child
+	state  func() *os.ProcessState // nil where it is not known; valid once done is closed
+	cause  func() error            // how a Spawner says that it ended, or nil
+	inside vmm.Furnished           // what it lives in, where that is not what we do
 }
 
 // spec is what a process is started from.
@@ -40,11 +43,12 @@ type spec struct {
 // signal comes with the death of the starting *thread*, so the thread is kept
 // until the process is gone.
 func spawn(s spec) (*process, error) {
-	p := &process{done: make(chan struct{})}
+	done := make(chan struct{})
+	p := &process{done: done}
 	cmd := &exec.Cmd{
 		Path:        s.binary,
 		Args:        append([]string{s.name}, s.args...),
-		Env:         []string{"LC_ALL=C"},
+		Env:         environment,
 		Dir:         s.dir,
 		ExtraFiles:  s.files,
 		Stdout:      s.stdout,
@@ -58,7 +62,7 @@ func spawn(s spec) (*process, error) {
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		defer close(p.done)
+		defer close(done)
 		err := cmd.Start()
 		if err == nil {
 			p.pid = cmd.Process.Pid
@@ -69,7 +73,6 @@ func spawn(s spec) (*process, error) {
 		started <- err
 		if err == nil {
 			_ = cmd.Wait() // its verdict is in ProcessState
-			p.state = cmd.ProcessState
 		}
 	}()
 	if err := <-started; err != nil {
@@ -78,6 +81,7 @@ func spawn(s spec) (*process, error) {
 	}
 	p.signal = func() { _ = cmd.Process.Kill() } // no error but that it is gone already
 	p.forget = func() {}                         // a child is watched to its end
+	p.state = func() *os.ProcessState { return cmd.ProcessState }
 	return p, nil
 }
 
@@ -87,14 +91,15 @@ func attach(pid int, pidfd *os.File) (*process, error) {
 	if err != nil {
 		return nil, errors.Join(err, pidfd.Close())
 	}
-	p := &process{pid: pid, done: make(chan struct{})}
+	done := make(chan struct{})
+	p := &process{pid: pid, done: done, state: func() *os.ProcessState { return nil }}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
 		gone := false
 		_ = raw.Read(func(fd uintptr) bool { gone = ended(int(fd)); return gone }) // or forget was called
 		if gone {
-			close(p.done)
+			close(done)
 		}
 	}()
 	p.signal = func() {
@@ -151,19 +156,27 @@ var exits = map[int]string{
 // well reports whether Firecracker ended as it does when its guest has ended
 // itself: by its exit code, or by its log where that is not to be had.
 func (p *process) well(log *vmm.Tail) bool {
-	if p.state != nil {
-		return p.state.Success()
+	if state := p.state(); state != nil {
+		return state.Success()
 	}
 	return saidWell(log.Bytes())
 }
 
 // how says how the process ended. It must have.
 func (p *process) how() string {
-	if p.state == nil {
+	state := p.state()
+	if state != nil {
+		if why, ok := exits[state.ExitCode()]; ok {
+			return fmt.Sprintf("%s (%s)", why, state)
+		}
+	}
+	if p.cause != nil {
+		if err := p.cause(); err != nil {
+			return err.Error()
+		}
+	}
+	if state == nil {
 		return "gone"
 	}
-	if why, ok := exits[p.state.ExitCode()]; ok {
-		return fmt.Sprintf("%s (%s)", why, p.state)
-	}
-	return p.state.String()
+	return state.String()
 }

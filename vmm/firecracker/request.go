@@ -11,8 +11,14 @@ import (
 // Names in a machine's directory, which is Firecracker's working directory. A
 // saved state has those of the drives and of the vsock socket in it.
 const (
-	apiSocket   = "api.sock"
-	vsockSocket = "vsock.sock"
+	roomName    = "run" // of what Firecracker makes itself
+	apiSocket   = roomName + "/api.sock"
+	vsockSocket = roomName + "/vsock.sock"
+)
+
+// Names in the machine's directory that Firecracker does not use: it has the
+// pipes as descriptors.
+const (
 	consolePipe = "console.pipe"
 	logPipe     = "log.pipe"
 	metricsPipe = "metrics.pipe"

@@ -73,7 +73,7 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 	third := s.adopt(t, c)
 	hasDrive(t, third, 0, vmm.Drive{Path: c.Drives[0].Path, ReadOnly: true})
 	top := vmm.Drive{Path: pushed, Below: below}
-	if s.RawDrives {
+	if s.lacks().Layers {
 		top = c.Drives[1]
 	}
 	hasDrive(t, third, 1, top)
@@ -89,9 +89,7 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 	if got := k.must("kept"); got != "mine" {
 		t.Errorf("the guest's memory holds %q", got)
 	}
-	if got := third.Console(); !bytes.Contains(got, []byte("of the last one")) {
-		t.Errorf("console holds %q", got)
-	}
+	hears(t, third, "of the last one")
 	s.push(t, third, 1, pushed+".2") // onto a layer of another owner's
 	if err := third.Close(); err != nil {
 		t.Fatal(err)
@@ -111,6 +109,17 @@ func orphanGoesOnWithAnotherOwner(t *testing.T, s Setup) {
 	}
 }
 
+// hears waits until a text is on a machine's console, which comes by another way
+// than the guest's answers.
+func hears(t *testing.T, m vmm.Machine, text string) {
+	t.Helper()
+	for until := time.Now().Add(deadline); !bytes.Contains(m.Console(), []byte(text)); {
+		if time.Now().After(until) {
+			t.Fatalf("the console holds %q, and not %q", m.Console(), text)
+		}
+	}
+}
+
 func hasDrive(t *testing.T, m vmm.Machine, i int, want vmm.Drive) {
 	t.Helper()
 	got, err := m.Drive(t.Context(), i)
@@ -124,7 +133,7 @@ func hasDrive(t *testing.T, m vmm.Machine, i int, want vmm.Drive) {
 
 // orphanWithManyLayersIsAdopted pushes as many layers as a disk may have.
 func orphanWithManyLayersIsAdopted(t *testing.T, s Setup) {
-	if s.RawDrives {
+	if s.lacks().Layers {
 		return // there are none
 	}
 	c := s.config(t, driveSize)
@@ -159,11 +168,7 @@ func orphanThatEndedAloneIsToldOf(t *testing.T, s Setup) {
 	m := s.launch(t, c)
 	const soon = 500 * time.Millisecond
 	meet(t, m).put("doom %d", int64(soon))
-	for until := time.Now().Add(deadline); !bytes.Contains(m.Console(), []byte(script.Doomed)); {
-		if time.Now().After(until) {
-			t.Fatal("the guest does not say that it ends")
-		}
-	}
+	hears(t, m, script.Doomed)
 	leave(t, m)
 	time.Sleep(2 * soon) // a slow host's guest ends watched, as any other does
 	again, err := s.Driver.Adopt(t.Context(), c)

@@ -106,7 +106,7 @@ func (s Setup) push(t *testing.T, m vmm.Machine, i int, to string) (below []stri
 		t.Fatalf("Drive: %v", err)
 	}
 	err = m.PushLayer(t.Context(), i, to)
-	if !s.RawDrives {
+	if !s.lacks().Layers {
 		if err != nil {
 			t.Fatalf("PushLayer: %v", err)
 		}
@@ -119,7 +119,7 @@ func (s Setup) push(t *testing.T, m vmm.Machine, i int, to string) (below []stri
 // over is a drive for a copy of a machine.
 func (s Setup) over(t *testing.T, below ...string) vmm.Drive {
 	t.Helper()
-	if s.RawDrives {
+	if s.lacks().Layers {
 		return vmm.Drive{Path: duplicate(t, below[0])}
 	}
 	return overlay(t, below...)
@@ -141,7 +141,7 @@ func duplicate(t *testing.T, path string) string {
 // afterSave is the conversation with a machine that was saved and goes on.
 func (s Setup) afterSave(t *testing.T, m vmm.Machine, k *talk) *talk {
 	t.Helper()
-	if !s.SaveHangsUp {
+	if !s.lacks().LastingChannel {
 		return k
 	}
 	_ = k.conn.Close()

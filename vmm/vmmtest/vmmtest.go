@@ -37,13 +37,6 @@ type Setup struct {
 	Orphans     func(dir string) ([]int, error)
 	KillOrphans func(dir string) error
 
-	// RawDrives says that the VMM has no layers of disks: PushLayer is refused as
-	// Unavailable, and the copies of a machine get copies of its drives.
-	RawDrives bool
-
-	// SaveHangsUp says that Save ends the machine's channel.
-	SaveHangsUp bool
-
 	// Spawner starts the processes of machines. Nil: the driver itself does.
 	Spawner vmm.Spawner
 
@@ -187,6 +180,10 @@ func (s Setup) launch(t *testing.T, c vmm.Config) vmm.Machine {
 	})
 	return m
 }
+
+// lacks is what the driver says that its machines do without: it is held to
+// that, too.
+func (s Setup) lacks() vmm.Lacks { return vmm.LacksOf(s.Driver) }
 
 func (s Setup) crash(m vmm.Machine) error {
 	if s.Crash != nil {

@@ -74,6 +74,46 @@ type guest struct {
 	drives []*os.File
 	conns  map[net.Conn]bool
 	seen   int // connections that have ended
+
+	waiting chan net.Conn // connections for an Agent; nil: there is none
+}
+
+// Agent is a guest of a test's own: it serves the guest's connections. It does not
+// return.
+type Agent func(Inside)
+
+// Inside is a machine as its Agent sees it.
+type Inside struct{ g *guest }
+
+// RAM is what of the memory lies below the devices. A restored machine's holds
+// what its origin's did. The kernel is at 16 MiB.
+func (i Inside) RAM() []byte { return i.g.ram[0] }
+
+// Drive is the path of a drive.
+func (i Inside) Drive(n int) string { return i.g.server.is.Drives[n].Path }
+
+// Accept waits for the host's next connection. It is to be closed.
+func (i Inside) Accept() net.Conn { return <-i.g.waiting }
+
+// PowerOff ends the machine.
+func (i Inside) PowerOff() { i.g.server.end(0) }
+
+// closing is a connection whose end is waited for.
+type closing struct {
+	net.Conn
+	end func()
+}
+
+func (c closing) Close() error {
+	c.end()
+	return c.Conn.Close()
+}
+
+// hand gives a connection to the agent, and waits until that has closed it.
+func (g *guest) hand(c net.Conn) {
+	over := make(chan struct{})
+	g.waiting <- closing{c, sync.OnceFunc(func() { close(over) })}
+	<-over
 }
 
 func newGuest(s *server, ram [][]byte, still bool) (*guest, error) {
@@ -96,6 +136,10 @@ func newGuest(s *server, ram [][]byte, still bool) (*guest, error) {
 		return nil, fmt.Errorf("cannot create the vsock backend: %w", err)
 	}
 	g.vsock = l
+	if s.agent != nil {
+		g.waiting = make(chan net.Conn)
+		go func() { s.agent(Inside{g}) }()
+	}
 	go g.accept()
 	return g, nil
 }
@@ -146,7 +190,11 @@ func (g *guest) connect(c net.Conn) {
 	g.conns[c] = true
 	seen := g.seen
 	g.mu.Unlock()
-	err = script.Serve(&gated{c, in, g.gate}, g, seen)
+	if g.waiting != nil {
+		g.hand(&gated{c, in, g.gate})
+	} else {
+		err = script.Serve(&gated{c, in, g.gate}, g, seen)
+	}
 	g.mu.Lock()
 	delete(g.conns, c)
 	g.seen++

@@ -23,6 +23,7 @@ const maxBody = 51200
 
 // server is the program's state. Its handlers are called one at a time.
 type server struct {
+	agent   Agent
 	dir     string
 	faults  Faults
 	options options
@@ -323,6 +324,16 @@ func (s *server) start(ram [][]byte, still bool) error {
 		return refuse("cannot create the guest's devices: %v", err)
 	}
 	s.guest, s.booted = g, true
+	return s.plant()
+}
+
+// plant makes the links that are to lead somebody astray.
+func (s *server) plant() error {
+	for name, to := range s.faults.Links {
+		if err := errors.Join(os.Remove(name), os.Symlink(to, name)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -50,11 +50,18 @@ type Faults struct {
 	MemoryFirst bool   // it saves the memory ahead of the state
 	Garbage     bool   // it answers what is no JSON
 	Endless     bool   // it answers without end
+
+	// Links are symbolic links that it puts into the place of what it has there,
+	// by their names, as soon as the guest runs.
+	Links map[string]string
 }
 
 // Main becomes the stand-in if the command line is Firecracker's. A TestMain
 // calls it ahead of everything else.
-func Main() {
+func Main() { MainWith(nil) }
+
+// MainWith is Main with another guest than the suite's, unless it is nil.
+func MainWith(a Agent) {
 	if len(os.Args) < 2 || filepath.Base(os.Args[0]) != programName && !strings.HasPrefix(os.Args[0], programName+":") {
 		return
 	}
@@ -62,7 +69,7 @@ func Main() {
 	if err != nil {
 		os.Exit(exitError)
 	}
-	os.Exit(run(filepath.Dir(program), os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(filepath.Dir(program), os.Args[1:], a))
 }
 
 // Install makes a stand-in of this test binary and returns its path.
@@ -87,6 +94,22 @@ func Install(t testing.TB, f Faults) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// Files are what an installed stand-in reads and writes beside itself. They must
+// be wherever it is put.
+func Files(t testing.TB, program string) []string {
+	t.Helper()
+	dir := filepath.Dir(program)
+	violations := filepath.Join(dir, violationsName)
+	f, err := os.OpenFile(violations, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return []string{filepath.Join(dir, faultsName), violations}
 }
 
 func copyProgram(from, to string) error {
@@ -133,7 +156,8 @@ func readFaults(dir string) (f Faults, err error) {
 }
 
 // run is the program.
-func run(dir string, args []string, stdout, stderr io.Writer) int {
+func run(dir string, args []string, a Agent) int {
+	stdout, stderr := io.Writer(os.Stdout), io.Writer(os.Stderr)
 	faults, err := readFaults(dir)
 	if err != nil {
 		fmt.Fprintln(stderr, "stand-in:", err)
@@ -154,7 +178,7 @@ func run(dir string, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "Could not initialize logger:", err)
 		return exitError
 	}
-	s := &server{dir: dir, faults: faults, options: o, log: log, stdout: stdout, ended: make(chan int, 1)}
+	s := &server{agent: a, dir: dir, faults: faults, options: o, log: log, stdout: stdout, ended: make(chan int, 1)}
 	s.say("Running Firecracker v%s", faults.Version)
 	code := s.serve()
 	if code == 0 {

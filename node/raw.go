@@ -1,0 +1,150 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/disk"
+	"github.com/dayfly/dayfly/vmm"
+)
+
+// Under a VMM that has no layers of disks, each machine has a raw file of its own.
+// What stands still is a copy of that file, or, where no machine writes it any
+// more, the file itself: a pause has a link to it, and the machine that goes on
+// from there gets a copy. The rule is that of layers: what has more than one link
+// is never written.
+
+// copyFile is a copy of a disk that is not whole yet.
+const copyFile = ".new-disk"
+
+// ownDisk returns the disk in dir as a machine without layers is to have it: one
+// file that nothing else has.
+func ownDisk(ctx context.Context, dir string) (vmm.Drive, error) {
+	path, err := oneFile(dir)
+	if err != nil {
+		return vmm.Drive{}, err
+	}
+	shared, err := isShared(path)
+	if err == nil && shared {
+		err = replaceDisk(dir, func(to string) error { return disk.Copy(ctx, path, to) })
+	}
+	return vmm.Drive{Path: path}, err
+}
+
+// oneFile is the disk in dir, which has no layers.
+func oneFile(dir string) (string, error) {
+	layers, err := chain(dir)
+	if err != nil {
+		return "", err
+	}
+	if len(layers) > 1 {
+		return "", hasLayers()
+	}
+	return layers[0], nil
+}
+
+func hasLayers() error {
+	return dayfly.Errorf(dayfly.Unavailable, "the disk has layers, which only qemu can read: use qemu for it (--vmm qemu, or auto)")
+}
+
+// replaceDisk puts another file in the place of the lowest layer of the disk in
+// dir, at once.
+func replaceDisk(dir string, make func(to string) error) error {
+	if err := dropCopy(dir); err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, copyFile)
+	err := make(tmp)
+	if err == nil {
+		err = os.Rename(tmp, layerPath(dir, 0))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("node: disk: %w", noSpace(err)), dropCopy(dir))
+	}
+	return nil
+}
+
+// dropCopy removes what a process that died left of a copy.
+func dropCopy(dir string) error {
+	if err := os.RemoveAll(filepath.Join(dir, copyFile)); err != nil {
+		return fmt.Errorf("node: disk: %w", err)
+	}
+	return nil
+}
+
+// privateDisk returns the workspace's disk as its machine is to have it.
+func (s *start) privateDisk(ctx context.Context) (vmm.Drive, error) {
+	if s.w.node.lacks(s.parts.made).Layers {
+		return ownDisk(ctx, s.w.dir)
+	}
+	return drive(s.w.dir)
+}
+
+// stand has the disk of a workspace whose machine is paused, and goes on, stand
+// still in another directory. Its machine writes elsewhere from then on.
+func (w *workspace) stand(ctx context.Context, to string) error {
+	if w.node.lacks(w.parts.made).Layers {
+		path, err := oneFile(w.dir)
+		if err != nil {
+			return err
+		}
+		return noSpace(disk.Copy(ctx, path, layerPath(to, 0)))
+	}
+	layers, err := chain(w.dir)
+	if err != nil {
+		return err
+	}
+	if err := linkChain(to, layers); err != nil {
+		return err
+	}
+	return noSpace(w.parts.machine.PushLayer(ctx, writable, layerPath(w.dir, len(layers))))
+}
+
+// save returns the state of the workspace's machine. Where its channel ends with
+// that, nothing can be asked of its agent until thaw has opened it again.
+func (w *workspace) save(ctx context.Context) ([]byte, error) {
+	w.hungUp = w.hungUp || w.node.lacks(w.parts.made).LastingChannel
+	return w.parts.machine.Save(ctx)
+}
+
+// freeze stops the processes of a running workspace.
+func (w *workspace) freeze(ctx context.Context) error {
+	if err := w.rejoin(ctx); err != nil {
+		return err
+	}
+	return freeze(ctx, w.parts.session)
+}
+
+// thaw lets the processes of a workspace go on, whose machine goes on already.
+func (w *workspace) thaw(ctx context.Context) error {
+	if err := w.rejoin(ctx); err != nil {
+		return err
+	}
+	return thaw(ctx, w.parts.session)
+}
+
+// rejoinDeadline is how long a guest's agent gets to answer again once it has been
+// saved.
+const rejoinDeadline = 10 * time.Second
+
+// rejoin opens the session again, if saving the machine has ended it. Streams in
+// it are lost; the next that is asked of the workspace tries again, should it fail.
+func (w *workspace) rejoin(ctx context.Context) error {
+	if !w.hungUp {
+		return nil
+	}
+	w.session.Store(nil)
+	_ = w.parts.session.Close() // its other end is gone
+	session, err := meet(ctx, w.parts.machine, min(rejoinDeadline, w.node.BootDeadline))
+	if err != nil {
+		return err
+	}
+	w.parts.session, w.hungUp = session, false
+	w.session.Store(session)
+	return nil
+}
