@@ -41,6 +41,9 @@ type Setup struct {
 	// Unavailable, and the copies of a machine get copies of its drives.
 	RawDrives bool
 
+	// MergeNeedsNoRoom says that layers hold all of their drive as it is.
+	MergeNeedsNoRoom bool
+
 	// SaveHangsUp says that Save ends the machine's channel.
 	SaveHangsUp bool
 
@@ -107,6 +110,11 @@ var promises = []promise{
 	{"SetDriveShowsTheOtherFile", setDriveShowsTheOtherFile, false},
 	{"SaveIsRefusedWhileRunning", saveIsRefusedWhileRunning, false},
 	{"SpoiltStateIsRefused", spoiltStateIsRefused, false},
+
+	{"MergedDriveHoldsTheSame", mergedDriveHoldsTheSame, false},
+	{"MergedDriveGoesOn", mergedDriveGoesOn, false},
+	{"MergeThatIsCutShortChangesNothing", mergeThatIsCutShortChangesNothing, false},
+	{"MergeOntoAFullDiskChangesNothing", mergeOntoAFullDiskChangesNothing, false},
 
 	{"RebootIsPowerOff", rebootIsPowerOff, false},
 	{"PanicIsTold", panicIsTold, false},
