@@ -108,10 +108,11 @@ func TestForkIsAllOrNothing(t *testing.T) {
 }
 
 // TestDiskOfManyLayersIsRefusedBeforeAnythingStops: at its last layer a workspace
-// goes on, and says what to do.
+// whose layers cannot be merged goes on, and says what to do.
 func TestDiskOfManyLayersIsRefusedBeforeAnythingStops(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.breaks("merge", -1)
 	n := w.node(t)
 	ws, err := n.Create(t.Context(), another())
 	if err != nil {
@@ -119,11 +120,7 @@ func TestDiskOfManyLayersIsRefusedBeforeAnythingStops(t *testing.T) {
 	}
 	w.write(t, n, ws.ID, theNote)
 	for range maxLayers - 1 {
-		p, err := n.photograph(t.Context(), ws.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.close(); err != nil {
+		if err := n.snap(t.Context(), ws.ID); err != nil {
 			t.Fatal(err)
 		}
 	}

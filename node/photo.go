@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -73,6 +74,10 @@ func (w *workspace) photograph(ctx context.Context) (_ *photo, err error) {
 	if err := w.settled(); err != nil {
 		return nil, err
 	}
+	if err := w.standStill(ctx); err != nil {
+		return nil, staged("prepare", err)
+	}
+	defer w.mergeAfterPush()
 	s := &sitting{w: w, p: &photo{of: ws, made: w.parts.made}}
 	for _, pose := range poses {
 		if err = context.Cause(ctx); err == nil {
@@ -159,16 +164,21 @@ func (s *sitting) memory(ctx context.Context) (err error) {
 	return s.ram.Copy(ctx, s.view, s.p.pages)
 }
 
-// layer lets the guest write elsewhere from now on and links what it wrote.
+// layer lets the guest write elsewhere from now on and links what it wrote. If
+// that is nothing, as with a layer that an earlier photo left when it failed, it
+// may stay where it is.
 func (s *sitting) layer(ctx context.Context) error {
 	layers, err := chain(s.w.dir)
 	if err != nil {
 		return err
 	}
+	if unused, err := unusedTop(layers); err != nil || unused {
+		return errors.Join(err, linkChain(s.p.home.dir, layers[1:]))
+	}
 	if err := linkChain(s.p.home.dir, layers); err != nil {
 		return err
 	}
-	return noSpace(s.w.parts.machine.PushLayer(ctx, writable, layerPath(s.w.dir, len(layers))))
+	return noSpace(s.w.parts.machine.PushLayer(ctx, writable, nextLayer(s.w.dir, layers)))
 }
 
 // goOn ends the standing still.
