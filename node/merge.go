@@ -131,7 +131,7 @@ func roomToMerge(layers []string) error {
 	if err := unix.Statfs(layers[0], &fs); err != nil {
 		return fmt.Errorf("node: disk: %w", err)
 	}
-	if free := int64(fs.Bavail) * fs.Bsize; free/2 < need { //nolint:gosec // blocks of a file system
+	if free := int64(fs.Bavail) * fs.Bsize; free/2 < need {
 		return noSpace(fmt.Errorf("node: merge of %d MiB: %w", need>>20, unix.ENOSPC))
 	}
 	return nil

@@ -24,8 +24,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestConformance(t *testing.T) {
 	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup {
 		s := vmmtest.Setup{
-			MergeNeedsNoRoom: true,
-			Driver:           fake.New(run, nil), Accel: dayfly.TCG, Crash: fake.Crash,
+			FullLayers: true,
+			Driver:     fake.New(run, nil), Accel: dayfly.TCG, Crash: fake.Crash,
 			Kernel: filepath.Join(t.TempDir(), "kernel"), Initramfs: filepath.Join(t.TempDir(), "initramfs"),
 		}
 		for _, f := range []string{s.Kernel, s.Initramfs} {

@@ -112,6 +112,31 @@ func (w *tower) reads(d vmm.Drive) {
 	}
 }
 
+// layerIsEmptyUntilTheGuestWrites: one that was pushed, while the machine stands still.
+func layerIsEmptyUntilTheGuestWrites(t *testing.T, s Setup) {
+	w := build(t, s, 2, t.TempDir())
+	if w == nil || s.FullLayers {
+		return
+	}
+	path := filepath.Join(w.dir, "pushed")
+	if err := w.m.PushLayer(t.Context(), 0, path); err != nil {
+		t.Fatal(err)
+	}
+	w.whole(w.k) // which reads
+	for _, want := range []bool{true, false} {
+		if err := w.m.Pause(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := vmm.LayerIsEmpty(path); got != want || err != nil {
+			t.Errorf("LayerIsEmpty = %t, %v; want %t", got, err, want)
+		}
+		if err := w.m.Resume(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.k.must("write 0 %d 00", maxMarks*apart)
+	}
+}
+
 // mergedDriveHoldsTheSame: with two layers, or any of those between, for the
 // guest that runs and for one that comes when the VMM was killed.
 func mergedDriveHoldsTheSame(t *testing.T, s Setup) {
@@ -302,7 +327,7 @@ func mergeOntoAFullDiskChangesNothing(t *testing.T, s Setup) {
 	w.push()
 	fillUp(t, dir)
 	before := w.drive()
-	if err := w.merge(t.Context(), 0); !s.MergeNeedsNoRoom {
+	if err := w.merge(t.Context(), 0); !s.FullLayers {
 		if !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("Merge = %v, want %v", err, unix.ENOSPC)
 		}

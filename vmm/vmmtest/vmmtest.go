@@ -41,8 +41,9 @@ type Setup struct {
 	// Unavailable, and the copies of a machine get copies of its drives.
 	RawDrives bool
 
-	// MergeNeedsNoRoom says that layers hold all of their drive as it is.
-	MergeNeedsNoRoom bool
+	// FullLayers says that layers hold all of their drive from the first, so that
+	// none is empty and a merge needs no room.
+	FullLayers bool
 
 	// SaveHangsUp says that Save ends the machine's channel.
 	SaveHangsUp bool
@@ -111,6 +112,7 @@ var promises = []promise{
 	{"SaveIsRefusedWhileRunning", saveIsRefusedWhileRunning, false},
 	{"SpoiltStateIsRefused", spoiltStateIsRefused, false},
 
+	{"LayerIsEmptyUntilTheGuestWrites", layerIsEmptyUntilTheGuestWrites, false},
 	{"MergedDriveHoldsTheSame", mergedDriveHoldsTheSame, false},
 	{"MergedDriveGoesOn", mergedDriveGoesOn, false},
 	{"MergeThatIsCutShortChangesNothing", mergeThatIsCutShortChangesNothing, false},
