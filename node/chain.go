@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,9 +19,9 @@ import (
 )
 
 // diskFile is the lowest layer of a workspace's disk, a raw file. Those above it
-// are diskFile.1, diskFile.2, … What the guest writes goes to the uppermost. A
-// layer that has another link belongs to a generation as well, and is never
-// written again.
+// are diskFile.1, diskFile.2, …; where layers were merged, numbers are missing.
+// What the guest writes goes to the uppermost. A layer that has another link
+// belongs to a generation as well, and is never written again.
 const diskFile = "disk"
 
 // maxLayers bounds a chain: each costs the VMM two open files and some memory.
@@ -28,17 +29,22 @@ const maxLayers = 64
 
 // chain lists the layers of the disk in dir, the uppermost first.
 func chain(dir string) ([]string, error) {
-	var layers []string
-	for i := 0; ; i++ {
-		path := layerPath(dir, i)
-		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-			break
-		} else if err != nil {
-			return nil, fmt.Errorf("node: disk: %w", err)
-		}
-		layers = append([]string{path}, layers...)
+	ents, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("node: disk: %w", err)
 	}
-	if len(layers) == 0 {
+	var numbers []int
+	for _, e := range ents {
+		if n, ok := layerNumber(e.Name()); ok {
+			numbers = append(numbers, n)
+		}
+	}
+	slices.Sort(numbers)
+	var layers []string
+	for _, n := range slices.Backward(numbers) {
+		layers = append(layers, layerPath(dir, n))
+	}
+	if len(numbers) == 0 || numbers[0] != 0 {
 		return nil, dayfly.Errorf(dayfly.Internal, "the workspace's disk is gone: delete the workspace")
 	}
 	return layers, nil
@@ -49,6 +55,22 @@ func layerPath(dir string, i int) string {
 		return filepath.Join(dir, diskFile)
 	}
 	return filepath.Join(dir, diskFile+"."+strconv.Itoa(i))
+}
+
+// layerNumber reads what layerPath wrote.
+func layerNumber(name string) (int, bool) {
+	if name == diskFile {
+		return 0, true
+	}
+	text, ok := strings.CutPrefix(name, diskFile+".")
+	n, err := strconv.Atoi(text)
+	return n, ok && err == nil && n > 0 && strconv.Itoa(n) == text
+}
+
+// nextLayer is where the layer comes that lies over the others.
+func nextLayer(dir string, layers []string) string {
+	n, _ := layerNumber(filepath.Base(layers[0]))
+	return layerPath(dir, n+1)
 }
 
 // drive returns the disk in dir as a machine is to have it: with an uppermost
@@ -70,6 +92,18 @@ func drive(dir string) (vmm.Drive, error) {
 	return vmm.Drive{Path: layers[0], Below: layers[1:]}, nil
 }
 
+// unusedTop reports whether nothing was ever written to the uppermost layer, and
+// nothing else has it. The machine must stand still.
+func unusedTop(layers []string) (bool, error) {
+	if len(layers) < 2 {
+		return false, nil
+	}
+	if shared, err := isShared(layers[0]); shared || err != nil {
+		return false, err
+	}
+	return vmm.LayerIsEmpty(layers[0])
+}
+
 // raise lays an empty layer over the others.
 func raise(dir string, layers []string) ([]string, error) {
 	if err := mayRaise(layers); err != nil {
@@ -79,7 +113,7 @@ func raise(dir string, layers []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	top := layerPath(dir, len(layers))
+	top := nextLayer(dir, layers)
 	if err := vmm.CreateLayer(top, size); err != nil {
 		return nil, noSpace(err)
 	}
@@ -88,7 +122,7 @@ func raise(dir string, layers []string) ([]string, error) {
 
 func mayRaise(layers []string) error {
 	if len(layers) >= maxLayers {
-		return dayfly.Errorf(dayfly.Exhausted, "the workspace's disk has %d layers, one for each pause, snapshot and fork: it can have no more; copy what you need into a new workspace", len(layers))
+		return dayfly.Errorf(dayfly.Exhausted, "the workspace's disk has %d layers, one for each pause, snapshot and fork, and can have no more until they are merged: see that the host's disk has room for what they hold, and try again", len(layers))
 	}
 	return nil
 }
@@ -147,15 +181,18 @@ func alignChain(dir string, layers []string) error {
 	if err := cutChain(dir, same); err != nil {
 		return err
 	}
+	have = have[len(have)-same:]
 	if lowest := layers[len(layers)-1]; !sameFile(have[len(have)-1], lowest) {
 		if err := replaceDisk(dir, func(to string) error { return os.Link(lowest, to) }); err != nil {
 			return err
 		}
 	}
-	for i := same; i < len(layers); i++ {
-		if err := os.Link(layers[len(layers)-1-i], layerPath(dir, i)); err != nil {
+	for _, path := range slices.Backward(layers[:len(layers)-same]) {
+		next := nextLayer(dir, have)
+		if err := os.Link(path, next); err != nil {
 			return fmt.Errorf("node: disk: %w", noSpace(err))
 		}
+		have = append([]string{next}, have...)
 	}
 	return nil
 }

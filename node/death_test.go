@@ -38,8 +38,9 @@ func TestDyingProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := emptyWorld(d.Dir)
-	n := w.open(t)
 	u := useNamed(d.Use)
+	w.mergeAbove = u.mergeAbove
+	n := w.open(t)
 	s := w.subject(t, n, u.state)
 	b, err := json.Marshal(s)
 	if err == nil {
@@ -67,6 +68,23 @@ var keyUses = []use{
 	{name: "delete a snapshot", table: "forget key", state: dayfly.Running, do: func(ctx context.Context, n *Node, s subject) error {
 		return n.DeleteSnapshot(ctx, string(s.Snapshot))
 	}},
+	{name: "merge", table: "merge", state: dayfly.Running, mergeAbove: 2, do: func(ctx context.Context, n *Node, s subject) error {
+		for range 4 * 2 { // one of which waits for the merge of those before to end
+			if err := n.snap(ctx, s.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	}},
+}
+
+// snap pushes a layer onto a disk.
+func (n *Node) snap(ctx context.Context, id dayfly.ID) error {
+	p, err := n.photograph(ctx, id)
+	if err != nil {
+		return err
+	}
+	return p.close()
 }
 
 func deleteIt(ctx context.Context, n *Node, s subject) error { return n.Delete(ctx, s.ID) }
@@ -94,6 +112,9 @@ func deaths() (all []death) {
 		}
 	}
 	for _, u := range keyUses {
+		if u.table == "merge" && !layersAreThere() {
+			continue // a disk has no layers to merge
+		}
 		all = append(all, death{Use: u.name, Row: u.table}, death{Use: u.name, Row: u.table, After: true})
 	}
 	return all

@@ -108,13 +108,14 @@ func TestForkIsAllOrNothing(t *testing.T) {
 }
 
 // TestDiskOfManyLayersIsRefusedBeforeAnythingStops: at its last layer a workspace
-// goes on, and says what to do.
+// whose layers cannot be merged goes on, and says what to do.
 func TestDiskOfManyLayersIsRefusedBeforeAnythingStops(t *testing.T) {
 	t.Parallel()
 	if !layersAreThere() {
 		return // a disk has none, however often it is copied
 	}
 	w := newWorld(t)
+	w.breaks("merge", -1)
 	n := w.node(t)
 	ws, err := n.Create(t.Context(), another())
 	if err != nil {
@@ -122,11 +123,7 @@ func TestDiskOfManyLayersIsRefusedBeforeAnythingStops(t *testing.T) {
 	}
 	w.write(t, n, ws.ID, theNote)
 	for range maxLayers - 1 {
-		p, err := n.photograph(t.Context(), ws.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.close(); err != nil {
+		if err := n.snap(t.Context(), ws.ID); err != nil {
 			t.Fatal(err)
 		}
 	}

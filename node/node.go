@@ -83,6 +83,10 @@ type Config struct {
 	// IO bounds what each machine may read and write. It needs Jail.
 	IO IO
 
+	// MergeAbove is how many layers the disk of a running workspace may have before
+	// they are merged, at least 2; default 16.
+	MergeAbove int
+
 	// Changed is told of every change of a workspace, in order, by its owner: it
 	// must return soon and ask nothing of that workspace. Nil: nobody is told.
 	Changed func(dayfly.Workspace)
@@ -130,6 +134,10 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 	if c.BootDeadline == 0 {
 		c.BootDeadline = bootDeadline
 	}
+	if c.MergeAbove == 0 {
+		c.MergeAbove = mergeAbove
+	}
+	c.MergeAbove = min(max(c.MergeAbove, 2), urgentLayers)
 	n := &Node{Config: c, own: map[dayfly.ID]*workspace{}}
 	n.kvm = &verdict{path: n.kvmFile, log: c.Log, prove: n.proveKVM}
 	templates, err := template.Open(filepath.Join(c.Dir, "templates"), template.Limits{})

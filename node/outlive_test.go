@@ -195,6 +195,7 @@ func TestServerThatDiesLosesNothing(t *testing.T) {
 			if strings.Contains(u.name, "fork") { // of two copies the other would go on
 				do = func(ctx context.Context, n *Node, s subject) error { _, err := n.Fork(ctx, s.ID, 1); return err }
 			}
+			w.mergeAbove = u.mergeAbove
 			dead := w.open(t)
 			s := w.subject(t, dead, u.state)
 			b, err := json.Marshal(s)
@@ -256,7 +257,7 @@ func TestLayerThatWasNeverPushedIsRemoved(t *testing.T) {
 	var made string
 	w.murder(t, point{table: "photo", row: "layer"}, func(p point) error {
 		layers, err := chain(p.dir)
-		made = layerPath(p.dir, len(layers))
+		made = nextLayer(p.dir, layers)
 		return errors.Join(err, vmm.CreateLayer(made, diskBytes))
 	}, func() error { _, err := dead.Snapshot(context.Background(), s.ID, ""); return err })
 	n := w.node(t)

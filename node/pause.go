@@ -62,6 +62,9 @@ func (w *workspace) pause(ctx context.Context) error {
 	if err := w.settled(); err != nil {
 		return err
 	}
+	if err := w.standStill(ctx); err != nil {
+		return staged("open", err)
+	}
 	p := &pausing{w: w}
 	for _, step := range pauseSteps {
 		err := context.Cause(ctx)

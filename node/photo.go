@@ -73,6 +73,10 @@ func (w *workspace) photograph(ctx context.Context) (_ *photo, err error) {
 	if err := w.settled(); err != nil {
 		return nil, err
 	}
+	if err := w.standStill(ctx); err != nil {
+		return nil, staged("prepare", err)
+	}
+	defer w.mergeAfterPush()
 	s := &sitting{w: w, p: &photo{of: ws, made: w.parts.made}}
 	for _, pose := range poses {
 		if err = context.Cause(ctx); err == nil {

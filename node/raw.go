@@ -86,7 +86,9 @@ func (s *start) privateDisk(ctx context.Context) (vmm.Drive, error) {
 }
 
 // stand has the disk of a workspace whose machine is paused, and goes on, stand
-// still in another directory. Its machine writes elsewhere from then on.
+// still in another directory. Its machine writes elsewhere from then on. A layer
+// that it never wrote to, as one that an earlier photo left when it failed, may
+// stay where it is.
 func (w *workspace) stand(ctx context.Context, to string) error {
 	if w.node.lacks(w.parts.made).Layers {
 		path, err := oneFile(w.dir)
@@ -99,10 +101,13 @@ func (w *workspace) stand(ctx context.Context, to string) error {
 	if err != nil {
 		return err
 	}
+	if unused, err := unusedTop(layers); err != nil || unused {
+		return errors.Join(err, linkChain(to, layers[1:]))
+	}
 	if err := linkChain(to, layers); err != nil {
 		return err
 	}
-	return noSpace(w.parts.machine.PushLayer(ctx, writable, layerPath(w.dir, len(layers))))
+	return noSpace(w.parts.machine.PushLayer(ctx, writable, nextLayer(w.dir, layers)))
 }
 
 // save returns the state of the workspace's machine. Where its channel ends with

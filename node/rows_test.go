@@ -116,6 +116,7 @@ type use struct {
 	name, table string
 	state       dayfly.State // that the workspace is in before
 	do          func(context.Context, *Node, subject) error
+	mergeAbove  int  // of the node that does it; 0: as usual
 	loses       bool // what the workspace was is lost if it fails: it is Failed then
 }
 

@@ -112,6 +112,7 @@ func (w *workspace) start(ctx context.Context, c clock, from *origin) (err error
 	if err := s.publish(); err != nil {
 		return s.fail(ctx, "record", err)
 	}
+	w.mergeAfterStart()
 	if from != nil && from.gen != nil && (from.cold || !from.quick()) {
 		w.verifyBehind(from.take())
 	}

@@ -94,6 +94,7 @@ func (w *workspace) takeOver() {
 		w.machine.Store(&t.parts.machine)
 		w.session.Store(t.parts.session)
 		w.node.Log.Info("workspace taken over", "workspace", w.id)
+		w.mergeAfterStart()
 	} else {
 		w.lose(err, t.ended)
 	}
@@ -165,26 +166,6 @@ func (t *takeover) machine(ctx context.Context) error {
 	t.back.Push("vmm", func(context.Context) error { return m.Close() })
 	t.parts.machine = m
 	return nil
-}
-
-// disk removes the layer that was made but never handed to the machine, if there
-// is one, and what a start in the past left.
-func (t *takeover) disk(ctx context.Context) error {
-	has, err := t.parts.machine.Drive(ctx, writable)
-	if err != nil {
-		return err
-	}
-	layers, err := chain(t.w.dir)
-	if err != nil {
-		return err
-	}
-	for len(layers) > 0 && !sameFile(layers[0], has.Path) {
-		layers = layers[1:]
-	}
-	if len(layers) != 1+len(has.Below) {
-		return dayfly.Errorf(dayfly.Internal, "its machine has another disk than its directory")
-	}
-	return errors.Join(cutChain(t.w.dir, len(layers)), dropChain(t.w.dir))
 }
 
 // pauses removes the pause that was not finished: one that has the layer which
@@ -259,6 +240,7 @@ func (t *takeover) thaw(ctx context.Context) error { return thaw(ctx, t.parts.se
 
 // letGo leaves the workspace running, for another process to take over.
 func (w *workspace) letGo() error {
+	w.endMerge()
 	p := w.parts
 	w.session.Store(nil)
 	_ = p.session.Close() // its other end may be gone, which is no fault

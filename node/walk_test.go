@@ -36,6 +36,7 @@ func TestMemoryAndDiskAlwaysMatch(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t)
+		w.mergeAbove = rapid.SampledFrom([]int{0, 2}).Draw(rt, "merge above")
 		s := &walk{w: w, n: w.open(t), ctx: t.Context()}
 		defer func() {
 			if err := s.n.Close(); err != nil {

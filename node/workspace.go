@@ -44,6 +44,7 @@ type workspace struct {
 	outlives bool           // see record
 	hungUp   bool           // its machine's channel has ended, as it was saved: see rejoin
 	found    *record        // of a running one whose owner died, or let go of it: it is to be taken over
+	merging  *merging       // of its disk's layers, or nil
 	parts    parts
 	expires  <-chan time.Time
 }
@@ -193,6 +194,8 @@ func (w *workspace) run() {
 			w.machineEnded()
 		case err := <-w.damaged:
 			w.condemn(err)
+		case <-w.merging.ended():
+			w.endMerge()
 		case <-w.expires:
 			w.expire()
 			if w.state() == dayfly.Deleted {
@@ -328,6 +331,7 @@ func (w *workspace) teardown() error {
 	if p.machine != nil {
 		errs = append(errs, p.machine.Close())
 	}
+	w.endMerge() // which ends with the machine
 	if p.lease != nil {
 		errs = append(errs, p.lease.Close())
 	}

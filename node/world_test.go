@@ -39,8 +39,9 @@ type world struct {
 	silent bool // the agent never says hello
 	driver vmm.Driver
 
-	outlive bool                   // the next node's
-	changed func(dayfly.Workspace) // the next node's
+	outlive    bool                   // the next node's
+	mergeAbove int                    // the next node's
+	changed    func(dayfly.Workspace) // the next node's
 
 	hook atomic.Pointer[func(context.Context, point) error]
 
@@ -336,6 +337,19 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) error {
 	return m.Machine.PushLayer(ctx, i, path)
 }
 
+func (m *machine) Merge(ctx context.Context, i int, speed int64) error {
+	d, err := m.Drive(ctx, writable)
+	if err != nil {
+		return err
+	}
+	return m.w.around(ctx, point{table: "merge", row: "merge", dir: filepath.Dir(d.Path)}, func() error {
+		if err := m.w.fails("merge"); err != nil {
+			return err
+		}
+		return m.Machine.(vmm.Merger).Merge(ctx, i, speed) //nolint:forcetypeassert // the fake one's are
+	})
+}
+
 func (w *world) Lease(_ context.Context, name string) (*image.Lease, error) {
 	if name == "missing" {
 		return nil, dayfly.Errorf(dayfly.NotFound, "there is no image missing")
@@ -384,7 +398,7 @@ func (w *world) config() (Config, error) {
 	ring, err := keyring.Open(w.dir)
 	return Config{
 		Dir: w.dir, Images: w, Kernels: w, Keys: keys{ring, w}, Driver: w.driver, Log: slog.New(slog.DiscardHandler),
-		KillOrphans: fake.KillOrphans, Orphans: fake.Orphans, Outlive: w.outlive, Changed: w.changed,
+		KillOrphans: fake.KillOrphans, Orphans: fake.Orphans, Outlive: w.outlive, Changed: w.changed, MergeAbove: w.mergeAbove,
 	}, err
 }
 

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,6 +18,9 @@ const (
 	refBlockAt    = 2 * cluster
 	l1TableAt     = 3 * cluster
 	layerClusters = 4
+
+	layerMagic      = "QFI\xfb"
+	l1TableAtHeader = 40 // where the header says where that table is
 
 	perL1Entry = cluster * cluster / 8 // bytes of the disk that an entry of the first-level table covers
 	maxLayer   = perL1Entry * cluster / 8
@@ -40,6 +44,29 @@ func CreateLayer(path string, size int64) error {
 	return nil
 }
 
+// LayerIsEmpty reports whether a layer is as CreateLayer made it. A machine that
+// has it must be paused.
+func LayerIsEmpty(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, fmt.Errorf("layer: %w", err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return false, fmt.Errorf("layer: %w", err)
+	}
+	if fi.Size() != layerClusters*cluster { // all that is written comes behind
+		return false, nil
+	}
+	b := make([]byte, fi.Size())
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return false, fmt.Errorf("layer: %w", err)
+	}
+	isLayer := string(b[:4]) == layerMagic && binary.BigEndian.Uint64(b[l1TableAtHeader:]) == l1TableAt
+	return isLayer && len(bytes.Trim(b[l1TableAt:], "\x00")) == 0, nil
+}
+
 func writeLayer(f *os.File, size int64) error {
 	if err := f.Truncate(layerClusters * cluster); err != nil {
 		return err
@@ -61,7 +88,7 @@ func writeLayer(f *os.File, size int64) error {
 func layerHeader(size int64) []byte {
 	const version, refCountOrder, length = 3, 4, 104
 	be := binary.BigEndian
-	h := []byte("QFI\xfb")
+	h := []byte(layerMagic)
 	h = be.AppendUint32(h, version)
 	h = be.AppendUint64(h, 0) // no name of a backing file
 	h = be.AppendUint32(h, 0)

@@ -30,8 +30,11 @@ type serveConfig struct {
 
 	Firecracker string `yaml:"firecracker"` // its program; default: from the program path
 
-	IO       ioBounds    `yaml:"io"`
-	Starts   startBounds `yaml:"starts"`
+	IO     ioBounds    `yaml:"io"`
+	Starts startBounds `yaml:"starts"`
+
+	MergeAbove int `yaml:"merge_above"` // layers a disk may have before they are merged; default 16
+
 	Webhooks struct {
 		Private bool `yaml:"private"` // may go to loopback and private addresses
 	} `yaml:"webhooks"`
@@ -121,6 +124,9 @@ func (c serveConfig) normal(state string) (serveConfig, error) {
 func (c serveConfig) check() error {
 	if *c.Standby < 0 || *c.Standby > maxStandby {
 		return dayfly.Errorf(dayfly.Invalid, "standby is %d: hold 0 to %d machines ready", *c.Standby, maxStandby)
+	}
+	if c.MergeAbove < 0 || c.MergeAbove == 1 {
+		return dayfly.Errorf(dayfly.Invalid, "merge_above is %d: use 2 or more layers, or leave it out", c.MergeAbove)
 	}
 	for _, f := range []struct {
 		name, value string

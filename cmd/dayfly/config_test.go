@@ -19,6 +19,7 @@ func TestConfigIsStrict(t *testing.T) {
 		"vmm: xen\n":                          `vmm is "xen": use auto, qemu, firecracker`,
 		"jail: maybe\n":                       "use on, off",
 		"log: {level: loud}\n":                "use debug, info, warn, error",
+		"merge_above: 1\n":                    "use 2 or more",
 		"starts: {queue: -1}\n":               "a bound is negative",
 		"{}\n---\n{}\n":                       "a second document",
 		"[":                                   "did not find expected node content",

@@ -39,6 +39,7 @@ type host struct {
 	io          node.IO
 	standby     int  // machines held ready
 	outlive     bool // machines outlive this process
+	mergeAbove  int  // layers a disk may have before they are merged
 	changed     func(dayfly.Workspace)
 
 	mu     sync.Mutex
@@ -90,7 +91,7 @@ func (h *host) openNode() (*node.Node, error) {
 		Dir: h.dir, Images: images, Kernels: kernels, Keys: keys, Log: h.log,
 		Driver: made.first, Others: made.others, Fallback: made.fallback, KillOrphans: killOrphans, Orphans: orphans,
 		Standby: node.Standby{Count: h.standby}, Outlive: h.outlive, Changed: h.changed,
-		Jail: h.jails(), IO: h.io,
+		Jail: h.jails(), IO: h.io, MergeAbove: h.mergeAbove,
 	})
 	if err != nil {
 		return nil, err
@@ -105,6 +106,7 @@ func (h *host) openNode() (*node.Node, error) {
 func (h *host) place(cfg serveConfig, changed func(dayfly.Workspace)) (control.Node, error) {
 	h.vmm, h.standby, h.outlive, h.changed = cfg.VMM, *cfg.Standby, !cfg.Ephemeral, changed
 	h.firecracker = cfg.Firecracker
+	h.mergeAbove = cfg.MergeAbove
 	h.jail, h.io = cfg.Jail, node.IO{Read: cfg.IO.Read, Write: cfg.IO.Write}
 	return h.starter()
 }

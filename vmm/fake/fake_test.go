@@ -31,7 +31,8 @@ func conform(t *testing.T, newDriver func(fake.Guest, func(vmm.Config) error) *f
 	t.Helper()
 	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup {
 		s := vmmtest.Setup{
-			Driver: newDriver(run, nil), Accel: dayfly.TCG, Crash: fake.Crash,
+			FullLayers: true,
+			Driver:     newDriver(run, nil), Accel: dayfly.TCG, Crash: fake.Crash,
 			Kernel: filepath.Join(t.TempDir(), "kernel"), Initramfs: filepath.Join(t.TempDir(), "initramfs"),
 		}
 		for _, f := range []string{s.Kernel, s.Initramfs} {

@@ -19,6 +19,8 @@ type machine struct {
 	over   chan struct{} // closed when it has ended or is let go of
 	leave  func()        // lets go of it
 
+	merging atomic.Bool // a Merge is under way
+
 	dead  atomic.Bool   // its driver was killed: the dead see nothing of what becomes of it
 	asked chan struct{} // closed by Close or Detach
 	ask   func()

@@ -36,7 +36,7 @@ const stateMark = "fake machine 1\n"
 
 // Save returns a mark: a guest of this package has no devices.
 func (m *machine) Save(ctx context.Context) ([]byte, error) {
-	if err := m.usable(ctx); err != nil {
+	if err := m.unmerging(ctx); err != nil {
 		return nil, err
 	}
 	if !m.port.paused() {
@@ -119,7 +119,7 @@ func (m *machine) Drive(ctx context.Context, i int) (vmm.Drive, error) {
 
 // PushLayer makes a new layer the uppermost of a drive.
 func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error) {
-	if err := m.usable(ctx); err != nil {
+	if err := m.unmerging(ctx); err != nil {
 		return err
 	}
 	if m.driver.lacks.Layers {
@@ -127,7 +127,7 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 	}
 	d, err := m.drive(i)
 	if err != nil || d.ReadOnly {
-		return dayfly.Errorf(dayfly.Invalid, "the machine has no writable drive %d", i)
+		return noWritable(i)
 	}
 	fi, err := os.Stat(d.Path)
 	if err != nil {
@@ -149,7 +149,7 @@ func noLayers() error {
 
 // SetDrive puts another file behind a drive of one layer.
 func (m *machine) SetDrive(ctx context.Context, i int, d vmm.Drive) error {
-	if err := m.usable(ctx); err != nil {
+	if err := m.unmerging(ctx); err != nil {
 		return err
 	}
 	old, err := m.drive(i)

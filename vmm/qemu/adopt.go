@@ -38,6 +38,7 @@ var adopting = []func(*adoption, context.Context) error{
 	(*adoption).find,
 	(*adoption).memory,
 	(*adoption).connect,
+	(*adoption).merges,
 	(*adoption).drives,
 	(*adoption).status,
 }
@@ -271,88 +272,65 @@ func (a *adoption) silent(ctx context.Context, err error) error {
 	return &dayfly.Error{Kind: dayfly.Unavailable, Msg: "the VMM does not answer", Err: errors.Join(context.Cause(ctx), err, a.m.said())}
 }
 
-// drives finds out what is behind the drives: what was at the launch, which the
-// command line says, and the layers since, of which QEMU says how many.
-func (a *adoption) drives(ctx context.Context) error {
-	var devices []struct {
-		Inserted struct {
-			Node  string `json:"node-name"`
-			Depth int    `json:"backing_file_depth"`
+// merges ends what the last owner was merging: the drives are then settled.
+func (a *adoption) merges(ctx context.Context) error {
+	for i := range a.launched() {
+		if err := a.m.endJob(ctx, mergeJob(i)); err != nil {
+			return a.silent(ctx, err)
 		}
 	}
+	return nil
+}
+
+// drives finds out what is behind the drives: what was at the launch, which the
+// command line says, and what was pushed and merged since, of which QEMU says
+// what there is.
+func (a *adoption) drives(ctx context.Context) error {
 	var nodes []struct {
 		Node string `json:"node-name"`
 		File string `json:"file"`
 	}
-	if err := a.ask(ctx, "query-block", nil, &devices); err != nil {
-		return err
+	roots, err := a.m.roots(ctx)
+	if err == nil {
+		err = a.m.ask(ctx, "query-named-block-nodes", map[string]bool{"flat": true}, &nodes)
 	}
-	if err := a.ask(ctx, "query-named-block-nodes", map[string]bool{"flat": true}, &nodes); err != nil {
-		return err
-	}
-	handed, err := a.handed(ctx)
 	if err != nil {
-		return err
+		return a.silent(ctx, err)
+	}
+	handed, err := a.m.fdSets(ctx)
+	if err != nil {
+		return a.silent(ctx, err)
+	}
+	paths := map[string]string{}
+	for id, path := range handed {
+		paths[setName(id)] = path
 	}
 	files := map[string]string{}
 	for _, n := range nodes {
-		files[n.Node] = n.File
-		if path, ok := handed[n.File]; ok {
-			files[n.Node] = path
-		}
+		files[n.Node] = orElse(paths[n.File], n.File)
 	}
 	a.m.drives = nil
 	for i, d := range a.launched() {
-		if len(d.Below) == 0 {
-			d.Path = files[driveNode(i)] // which SetDrive may have changed
+		found, err := assemble(i, d, roots, files)
+		if err != nil {
+			return err
 		}
-		top := driveNode(i)
-		for _, dev := range devices {
-			in := dev.Inserted
-			if in.Node != driveNode(i) && !strings.HasPrefix(in.Node, driveNode(i)+"-") {
-				continue
-			}
-			for len(d.Below) < in.Depth {
-				top = layerNode(i, len(d.Below)+1)
-				d.Path, d.Below = files[fileNode(top)], append([]string{d.Path}, d.Below...)
-			}
-			if in.Node != top {
-				return dayfly.Errorf(dayfly.Unavailable, "drive %d of the machine is not what it could be", i)
-			}
-		}
-		if !filepath.IsAbs(d.Path) {
-			return dayfly.Errorf(dayfly.Unavailable, "drive %d of the machine has no file", i)
-		}
-		a.m.drives = append(a.m.drives, attached{d, top})
-		// A layer that the last owner was about to push is in the way of the next.
-		if next := layerNode(i, len(d.Below)+1); files[next] != "" {
-			if err := a.ask(ctx, "blockdev-del", map[string]string{"node-name": next}, nil); err != nil {
-				return err
-			}
+		a.m.drives = append(a.m.drives, found)
+	}
+	for i := range a.m.drives {
+		if err := a.m.dropStale(ctx, i); err != nil {
+			return a.silent(ctx, err)
 		}
 	}
 	a.m.sets = len(nodes) // enough to be above all names
 	return nil
 }
 
-// handed are the paths of the files that QEMU was handed, by what it calls them.
-func (a *adoption) handed(ctx context.Context) (map[string]string, error) {
-	var sets []struct {
-		ID  int `json:"fdset-id"`
-		FDs []struct {
-			Opaque string `json:"opaque"`
-		} `json:"fds"`
+func orElse(s, def string) string {
+	if s == "" {
+		return def
 	}
-	if err := a.ask(ctx, "query-fdsets", nil, &sets); err != nil {
-		return nil, err
-	}
-	paths := map[string]string{}
-	for _, s := range sets {
-		for _, f := range s.FDs {
-			paths[setName(s.ID)] = f.Opaque
-		}
-	}
-	return paths, nil
+	return s
 }
 
 // launched are the drives on the command line.

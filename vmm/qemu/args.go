@@ -228,6 +228,10 @@ func emulated(c vmm.Config, tscKHz int) (params []string) {
 func drive(i int, d vmm.Drive) []option {
 	top := stack(d)
 	top["node-name"] = driveNode(i)
+	if len(d.Below) > 0 { // what a merge and the flush after it call by their names
+		top["file"].(map[string]any)["node-name"] = fileNode(driveNode(i)) //nolint:forcetypeassert // layer made it
+		lowest(top)["node-name"] = layerNode(i, 0)
+	}
 	device := map[string]any{"driver": "virtio-blk-device", "drive": driveNode(i), "werror": "report", "rerror": "report"}
 	return []option{{"-blockdev", jsonText(top)}, {"-device", jsonText(device)}}
 }
@@ -241,6 +245,17 @@ func stack(d vmm.Drive) map[string]any {
 		node["backing"] = stack(vmm.Drive{Path: d.Below[0], Below: d.Below[1:], ReadOnly: true})
 	}
 	return node
+}
+
+// lowest is the node that lies over nothing.
+func lowest(node map[string]any) map[string]any {
+	for {
+		below, ok := node["backing"].(map[string]any)
+		if !ok {
+			return node
+		}
+		node = below
+	}
 }
 
 // layer is the block node of one file.

@@ -59,3 +59,23 @@ func (m *machine) handPath(ctx context.Context, path string, readOnly bool) (set
 func (m *machine) takeBack(ctx context.Context, set int) error {
 	return m.ask(context.WithoutCancel(ctx), "remove-fd", map[string]int{"fdset-id": set}, nil)
 }
+
+// fdSets are the paths of the files that QEMU was handed, by their sets.
+func (m *machine) fdSets(ctx context.Context) (map[int]string, error) {
+	var sets []struct {
+		ID  int `json:"fdset-id"`
+		FDs []struct {
+			Opaque string `json:"opaque"`
+		} `json:"fds"`
+	}
+	if err := m.ask(ctx, "query-fdsets", nil, &sets); err != nil {
+		return nil, err
+	}
+	paths := map[int]string{}
+	for _, s := range sets {
+		for _, f := range s.FDs {
+			paths[s.ID] = f.Opaque
+		}
+	}
+	return paths, nil
+}

@@ -33,6 +33,7 @@ type machine struct {
 
 	greeted  atomic.Int64            // QEMU's major version, by its greeting
 	shutdown chan string             // the reason QMP gave for the guest's end
+	jobs     chan struct{}           // a job of QEMU's has changed
 	stopped  chan struct{}           // the CPUs were stopped, maybe not by us
 	resumed  chan struct{}           // the CPUs were let go
 	close    context.CancelCauseFunc // asks own to end the machine, or to let go of it
@@ -42,21 +43,37 @@ type machine struct {
 	reading sync.Mutex // held while the console is read, which empties it
 	console *vmm.Tail
 
-	blocks sync.Mutex // held while drives are changed
-	drives []attached
-	sets   int // how often one was set, for the names of nodes
+	jobFailed atomic.Pointer[string] // what QEMU said of the last merge that failed
+
+	blocks  sync.Mutex // held while drives are changed
+	drives  []attached
+	merging bool // a Merge is under way
+	sets    int  // how often one was set, for the names of nodes
 }
 
-// attached is a drive as it is now, and its uppermost block node.
+// attached is a drive as it is now, and what QEMU calls its parts.
 type attached struct {
 	vmm.Drive
-	node string
+	node, base string   // the uppermost block node, and the lowest
+	serial     int      // of the last layer that was pushed; it began with those there were
+	owned      []string // nodes between those two that end only when they are told to, the uppermost first
+	stale      []string // the same, when nothing lies over them any more
+	loose      bool     // a merge may still run that nobody waits for
+}
+
+// attach is a drive as it is launched.
+func attach(i int, d vmm.Drive) attached {
+	a := attached{Drive: d, node: driveNode(i), base: driveNode(i), serial: len(d.Below)}
+	if len(d.Below) > 0 {
+		a.base = layerNode(i, 0)
+	}
+	return a
 }
 
 func newMachine(c vmm.Config, e *endpoint, log *slog.Logger) *machine {
 	drives := make([]attached, len(c.Drives))
 	for i, d := range c.Drives {
-		drives[i] = attached{d, driveNode(i)}
+		drives[i] = attach(i, d)
 	}
 	return &machine{
 		config:   c,
@@ -64,6 +81,7 @@ func newMachine(c vmm.Config, e *endpoint, log *slog.Logger) *machine {
 		endpoint: e,
 		log:      log,
 		shutdown: make(chan string, 1),
+		jobs:     make(chan struct{}, 1),
 		stopped:  make(chan struct{}, 1),
 		resumed:  make(chan struct{}, 1),
 		done:     make(chan struct{}),
@@ -206,6 +224,13 @@ func (m *machine) event(msg message) {
 		case m.shutdown <- msg.Data.Reason:
 		default:
 		}
+	case msg.Event == "JOB_STATUS_CHANGE":
+		select {
+		case m.jobs <- struct{}{}:
+		default:
+		}
+	case msg.Event == "BLOCK_JOB_COMPLETED" && msg.Data.Error != "":
+		m.jobFailed.Store(&msg.Data.Error)
 	case msg.Event == "RESUME":
 		select {
 		case m.resumed <- struct{}{}:

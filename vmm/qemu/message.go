@@ -23,6 +23,7 @@ type message struct {
 	Event    string          `json:"event"`
 	Data     struct {
 		Reason string `json:"reason"`
+		Error  string `json:"error"`
 	} `json:"data"`
 }
 

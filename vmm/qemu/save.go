@@ -22,7 +22,9 @@ import (
 // cannot be left out; this command, made for another hypervisor that keeps RAM
 // elsewhere, leaves it out always. It takes less than a millisecond.
 func (m *machine) Save(ctx context.Context) ([]byte, error) {
-	if err := m.mustBePaused(ctx); err != nil {
+	m.blocks.Lock()
+	defer m.blocks.Unlock()
+	if err := errors.Join(m.unmerging(), m.mustBePaused(ctx)); err != nil {
 		return nil, err
 	}
 	f, err := memoryFile("state")
@@ -130,7 +132,10 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 	m.blocks.Lock()
 	defer m.blocks.Unlock()
 	if i < 0 || i >= len(m.drives) || m.drives[i].ReadOnly {
-		return dayfly.Errorf(dayfly.Invalid, "the machine has no writable drive %d", i)
+		return noWritable(i)
+	}
+	if err := errors.Join(m.unmerging(), m.dropStale(ctx, i)); err != nil {
+		return err
 	}
 	d := &m.drives[i]
 	bottom, err := os.Stat(append([]string{d.Path}, d.Below...)[len(d.Below)])
@@ -148,13 +153,17 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 			err = errors.Join(err, os.Remove(path))
 		}
 	}()
-	name := layerNode(i, len(d.Below)+1)
+	name := layerNode(i, d.serial+1)
 	if err := m.addLayer(ctx, name, path); err != nil {
 		return err
 	}
 	if err := m.ask(ctx, "blockdev-snapshot", map[string]string{"node": d.node, "overlay": name}, nil); err != nil {
 		return errors.Join(err, m.dropNode(ctx, name))
 	}
+	if d.node != d.base {
+		d.owned = append([]string{d.node}, d.owned...)
+	}
+	d.serial++
 	d.node, d.Drive = name, vmm.Drive{Path: path, Below: append([]string{d.Path}, d.Below...)}
 	return nil
 }
@@ -174,10 +183,11 @@ func (m *machine) addLayer(ctx context.Context, name, path string) error {
 	return nil
 }
 
-// Nodes have names by which they are known again: that of the layer which has
-// so many below it, and those of files.
-func layerNode(i, below int) string { return fmt.Sprintf("%s-%d", driveNode(i), below) }
-func fileNode(layer string) string  { return layer + "-file" }
+// Nodes have names by which they are known again: that of a layer, which are
+// counted from the lowest, those that were merged as well, and those of files.
+// Of the layers that a machine is launched with, the uppermost is the driveNode.
+func layerNode(i, serial int) string { return fmt.Sprintf("%s-%d", driveNode(i), serial) }
+func fileNode(layer string) string   { return layer + "-file" }
 func (m *machine) setNode(i int) string {
 	m.sets++
 	return fmt.Sprintf("%s-set%d", driveNode(i), m.sets)
@@ -189,6 +199,9 @@ func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) error {
 	defer m.blocks.Unlock()
 	if i < 0 || i >= len(m.drives) || len(to.Below)+len(m.drives[i].Below) > 0 {
 		return dayfly.Errorf(dayfly.Invalid, "drive %d of the machine cannot be set: it has layers, or is not there", i)
+	}
+	if err := m.unmerging(); err != nil {
+		return err
 	}
 	d := &m.drives[i]
 	path, err := filepath.Abs(to.Path)

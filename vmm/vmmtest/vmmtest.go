@@ -37,6 +37,10 @@ type Setup struct {
 	Orphans     func(dir string) ([]int, error)
 	KillOrphans func(dir string) error
 
+	// FullLayers says that layers hold all of their drive from the first, so that
+	// none is empty and a merge needs no room.
+	FullLayers bool
+
 	// Spawner starts the processes of machines. Nil: the driver itself does.
 	Spawner vmm.Spawner
 
@@ -100,6 +104,12 @@ var promises = []promise{
 	{"SetDriveShowsTheOtherFile", setDriveShowsTheOtherFile, false},
 	{"SaveIsRefusedWhileRunning", saveIsRefusedWhileRunning, false},
 	{"SpoiltStateIsRefused", spoiltStateIsRefused, false},
+
+	{"LayerIsEmptyUntilTheGuestWrites", layerIsEmptyUntilTheGuestWrites, false},
+	{"MergedDriveHoldsTheSame", mergedDriveHoldsTheSame, false},
+	{"MergedDriveGoesOn", mergedDriveGoesOn, false},
+	{"MergeThatIsCutShortChangesNothing", mergeThatIsCutShortChangesNothing, false},
+	{"MergeOntoAFullDiskChangesNothing", mergeOntoAFullDiskChangesNothing, false},
 
 	{"RebootIsPowerOff", rebootIsPowerOff, false},
 	{"PanicIsTold", panicIsTold, false},
