@@ -68,8 +68,8 @@ func TestSnapshotIsUnderWayUntilItIsMadeOrGivenUp(t *testing.T) {
 			no(t, err)
 			equal(t, got, want)
 		}
-		a, b := begin("a"), begin("b")
-		a = begin("a") // again, after a kill
+		begin("a")
+		a, b := begin("a"), begin("b") // the first again, after a kill
 		underWay(a, b)
 		no(t, s.EndSnapshot(t.Context(), b.Once))
 		underWay(a)
