@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/store"
@@ -97,10 +98,11 @@ func (c *Control) findSnapshots(ctx context.Context, records []store.Record, kno
 	return nil
 }
 
-// cutShort reports whether nobody was told of a snapshot that has no record.
+// cutShort reports whether nobody was told of a snapshot that has no record. The
+// node keeps times in milliseconds.
 func cutShort(sn dayfly.Snapshot, cut []store.SnapshotUnderWay) bool {
 	return slices.ContainsFunc(cut, func(u store.SnapshotUnderWay) bool {
-		return u.Workspace == sn.Workspace && !sn.CreatedAt.Before(u.Began)
+		return u.Workspace == sn.Workspace && !sn.CreatedAt.Before(u.Began.Truncate(time.Millisecond))
 	})
 }
 
