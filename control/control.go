@@ -95,6 +95,9 @@ type Store interface {
 	TouchKeys(ctx context.Context, used map[string]time.Time) error
 
 	CreateSnapshot(ctx context.Context, r store.SnapshotRecord, once store.Once, ev ...dayfly.Event) error
+	BeginSnapshot(ctx context.Context, u store.SnapshotUnderWay) error
+	EndSnapshot(ctx context.Context, once store.Once) error
+	SnapshotsUnderWay(ctx context.Context) ([]store.SnapshotUnderWay, error)
 	Snapshot(ctx context.Context, namespace, ref string) (store.SnapshotRecord, error)
 	Snapshots(ctx context.Context, namespace string) ([]store.SnapshotRecord, error)
 	DeleteSnapshot(ctx context.Context, id dayfly.ID, ev ...dayfly.Event) error

@@ -1,8 +1,11 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
+	"time"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/store"
@@ -56,7 +59,8 @@ func (c *Control) record(ctx context.Context, ws dayfly.Workspace) (store.Record
 }
 
 // findSnapshots does the same for snapshots: they go to their workspace's
-// namespace.
+// namespace. One that was being made for a request that is done once is deleted:
+// whoever asks again has it made again.
 func (c *Control) findSnapshots(ctx context.Context, records []store.Record, known []store.SnapshotRecord) error {
 	have := map[dayfly.ID]bool{}
 	for _, sn := range known {
@@ -70,26 +74,50 @@ func (c *Control) findSnapshots(ctx context.Context, records []store.Record, kno
 	if err != nil {
 		return err
 	}
+	cut, err := c.db.SnapshotsUnderWay(ctx)
+	if err != nil {
+		return err
+	}
 	for _, sn := range list {
-		if have[sn.ID] {
-			continue
+		switch {
+		case have[sn.ID]:
+		case cutShort(sn, cut):
+			if err := c.node.DeleteSnapshot(ctx, string(sn.ID)); err != nil {
+				return err
+			}
+			c.log.Info("snapshot that was cut short deleted", "snapshot", sn.ID)
+		default:
+			c.recordSnapshot(ctx, home[sn.Workspace], sn)
 		}
-		r := store.SnapshotRecord{Namespace: home[sn.Workspace], Snapshot: sn}
-		if r.Namespace == "" {
-			r.Namespace = dayfly.DefaultNamespace
+	}
+	for _, u := range cut {
+		if err := c.db.EndSnapshot(ctx, u.Once); err != nil {
+			return err
 		}
-		err := c.db.CreateSnapshot(ctx, r, store.Once{})
-		if dayfly.KindOf(err) == dayfly.Conflict && sn.Name != "" {
-			r.Name = ""
-			err = c.db.CreateSnapshot(ctx, r, store.Once{})
-		}
-		if err != nil {
-			c.log.Warn("snapshot without a record", "snapshot", sn.ID, "err", c.counted(err))
-			continue
-		}
-		c.log.Info("snapshot found", "snapshot", sn.ID)
 	}
 	return nil
+}
+
+// cutShort reports whether nobody was told of a snapshot that has no record. The
+// node keeps times in milliseconds.
+func cutShort(sn dayfly.Snapshot, cut []store.SnapshotUnderWay) bool {
+	return slices.ContainsFunc(cut, func(u store.SnapshotUnderWay) bool {
+		return u.Workspace == sn.Workspace && !sn.CreatedAt.Before(u.Began.Truncate(time.Millisecond))
+	})
+}
+
+func (c *Control) recordSnapshot(ctx context.Context, namespace string, sn dayfly.Snapshot) {
+	r := store.SnapshotRecord{Namespace: cmp.Or(namespace, dayfly.DefaultNamespace), Snapshot: sn}
+	err := c.db.CreateSnapshot(ctx, r, store.Once{})
+	if dayfly.KindOf(err) == dayfly.Conflict && sn.Name != "" {
+		r.Name = ""
+		err = c.db.CreateSnapshot(ctx, r, store.Once{})
+	}
+	if err != nil {
+		c.log.Warn("snapshot without a record", "snapshot", sn.ID, "err", c.counted(err))
+		return
+	}
+	c.log.Info("snapshot found", "snapshot", sn.ID)
 }
 
 // forgetSnapshots removes the records of those that the node has not got any

@@ -73,6 +73,18 @@ func (s fusedStore) Acknowledge(ctx context.Context, once store.Once, list ...da
 	return s.f.pass(func() error { return s.Store.Acknowledge(ctx, once, list...) })
 }
 
+func (s fusedStore) BeginSnapshot(ctx context.Context, u store.SnapshotUnderWay) error {
+	return s.f.pass(func() error { return s.Store.BeginSnapshot(ctx, u) })
+}
+
+func (s fusedStore) EndSnapshot(ctx context.Context, once store.Once) error {
+	return s.f.pass(func() error { return s.Store.EndSnapshot(ctx, once) })
+}
+
+func (s fusedStore) CreateSnapshot(ctx context.Context, r store.SnapshotRecord, once store.Once, ev ...dayfly.Event) error {
+	return s.f.pass(func() error { return s.Store.CreateSnapshot(ctx, r, once, ev...) })
+}
+
 type fusedNode struct {
 	*fakeNode
 	f *fuse
@@ -110,6 +122,15 @@ func (n fusedNode) Stop(ctx context.Context, id dayfly.ID) (dayfly.Workspace, er
 
 func (n fusedNode) Pause(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	return n.one(func() (dayfly.Workspace, error) { return n.fakeNode.Pause(ctx, id) })
+}
+
+func (n fusedNode) Snapshot(ctx context.Context, id dayfly.ID, name string) (sn dayfly.Snapshot, err error) {
+	err = n.f.pass(func() error { sn, err = n.fakeNode.Snapshot(ctx, id, name); return err })
+	return sn, err
+}
+
+func (n fusedNode) DeleteSnapshot(ctx context.Context, ref string) error {
+	return n.f.pass(func() error { return n.fakeNode.DeleteSnapshot(ctx, ref) })
 }
 
 func (n fusedNode) Delete(ctx context.Context, id dayfly.ID) error {

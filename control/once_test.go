@@ -208,23 +208,16 @@ func TestForkThatAKillCutsOffIsAllOrNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(o *control.Options) { o.Starts = 4 })
 	of := w.create(base).ID
-	plain, whole := w.opt, 0
+	whole := 0
 	for cut := range 16 {
 		key := once(fmt.Sprint("key", cut))
-		f := &fuse{left: 10_000, rng: rand.New(rand.NewPCG(uint64(cut), uint64(time.Now().UnixNano())))}
-		w.close()
-		w.opt.Store, w.opt.Node = fusedStore{w.db, f}, fusedNode{w.node, f}
-		w.open()
-		f.mu.Lock()
-		f.left = cut
-		f.mu.Unlock()
-		told, err := w.Fork(key, of, 3)
-		if f.dead() {
-			told = nil // by a process that is dead
-		}
-		w.close()
-		w.opt = plain
-		w.open()
+		var told []dayfly.Workspace
+		var err error
+		w.cutAfter(cut, func(f *fuse) {
+			if told, err = w.Fork(key, of, 3); f.dead() {
+				told = nil // by a process that is dead
+			}
+		})
 		list, again := w.Fork(key, of, 3)
 		if again != nil || len(list) != 3 || len(told) > 0 && list[0].ID != told[0].ID {
 			t.Fatalf("cut off after %d calls: %v, then %v, %v", cut, err, list, again)
@@ -241,6 +234,62 @@ func TestForkThatAKillCutsOffIsAllOrNothing(t *testing.T) {
 	}
 	if whole == 0 || whole == 16 {
 		t.Errorf("%d of 16 were cut off", 16-whole)
+	}
+}
+
+// cutAfter has a server do something that dies after so many calls, and opens the
+// next one.
+func (w *world) cutAfter(calls int, do func(*fuse)) {
+	f := &fuse{left: 10_000, rng: rand.New(rand.NewPCG(uint64(calls), uint64(time.Now().UnixNano())))}
+	plain := w.opt
+	w.close()
+	w.opt.Store, w.opt.Node = fusedStore{w.db, f}, fusedNode{w.node, f}
+	w.open()
+	f.mu.Lock()
+	f.left = calls
+	f.mu.Unlock()
+	do(f)
+	w.close()
+	w.opt = plain
+	w.open()
+}
+
+// TestSnapshotThatAKillCutsOffIsMadeOnce, wherever it is cut off: whoever asks
+// again with the same key has one, and there is no other.
+func TestSnapshotThatAKillCutsOffIsMadeOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	of := w.create(base).ID
+	whole := 0
+	const rounds = 12
+	for round := range rounds {
+		key := once(fmt.Sprint("key", round))
+		var told dayfly.Snapshot
+		w.cutAfter(round%6, func(f *fuse) {
+			if told, _ = w.Snapshot(key, of, "one"); f.dead() {
+				told = dayfly.Snapshot{}
+			}
+		})
+		sn, err := w.Snapshot(key, of, "one")
+		if err != nil || told.ID != "" && sn.ID != told.ID {
+			t.Fatalf("cut off after %d calls: %q, then %q, %v", round%6, told.ID, sn.ID, err)
+		}
+		list, err := w.node.Snapshots(ctx)
+		if err != nil || len(list) != 1 || list[0].ID != sn.ID {
+			t.Fatalf("cut off after %d calls: the node has %v, %v", round%6, list, err)
+		}
+		if left, err := w.db.SnapshotsUnderWay(ctx); err != nil || len(left) != 0 {
+			t.Fatalf("under way: %v, %v", left, err)
+		}
+		if told.ID != "" {
+			whole++
+		}
+		if err := w.DeleteSnapshot(ctx, "one"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if whole == 0 || whole == rounds {
+		t.Errorf("%d of %d were cut off", rounds-whole, rounds)
 	}
 }
 

@@ -47,12 +47,28 @@ func (c *Control) snap(ctx context.Context, k *keeper, name string, once store.O
 		return dayfly.Snapshot{}, c.open()
 	}
 	defer c.ops.end()
+	if once.Key == "" {
+		return c.take(ctx, k, name, once)
+	}
+	// What a kill leaves from here on is nobody's: see findSnapshots.
+	if err := c.counted(c.db.BeginSnapshot(ctx, store.SnapshotUnderWay{Once: once, Workspace: k.id, Began: c.now()})); err != nil {
+		return dayfly.Snapshot{}, err
+	}
+	sn, err := c.take(ctx, k, name, once)
+	if err != nil {
+		err = errors.Join(err, c.counted(c.db.EndSnapshot(context.WithoutCancel(ctx), once)))
+	}
+	return sn, err
+}
+
+// take has the node make a snapshot, and writes its record.
+func (c *Control) take(ctx context.Context, k *keeper, name string, once store.Once) (dayfly.Snapshot, error) {
 	sn, err := c.node.Snapshot(ctx, k.id, "")
 	if err != nil {
 		return dayfly.Snapshot{}, err
 	}
+	home, late := k.view.Load().Namespace, context.WithoutCancel(ctx)
 	sn.Name, sn.Spec = name, k.view.Load().Spec
-	late := context.WithoutCancel(ctx)
 	err = c.counted(c.db.CreateSnapshot(late, store.SnapshotRecord{Namespace: home, Snapshot: sn}, once, c.snapshotEvent(ctx, dayfly.SnapshotCreated, home, sn)))
 	if err != nil {
 		return dayfly.Snapshot{}, errors.Join(err, c.node.DeleteSnapshot(late, string(sn.ID)))

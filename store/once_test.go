@@ -53,6 +53,31 @@ func TestWhateverIsMadeIsMadeOncePerKey(t *testing.T) {
 	})
 }
 
+// TestSnapshotIsUnderWayUntilItIsMadeOrGivenUp, per key.
+func TestSnapshotIsUnderWayUntilItIsMadeOrGivenUp(t *testing.T) {
+	onBoth(t, func(t *testing.T, s *Store) {
+		began := exact(time.Now())
+		begin := func(key string) SnapshotUnderWay {
+			u := SnapshotUnderWay{Once: Once{Namespace: "default", Key: key}, Workspace: dayfly.NewID(), Began: began}
+			no(t, s.BeginSnapshot(t.Context(), u))
+			return u
+		}
+		underWay := func(want ...SnapshotUnderWay) {
+			t.Helper()
+			got, err := s.SnapshotsUnderWay(t.Context())
+			no(t, err)
+			equal(t, got, want)
+		}
+		begin("a")
+		a, b := begin("a"), begin("b") // the first again, after a kill
+		underWay(a, b)
+		no(t, s.EndSnapshot(t.Context(), b.Once))
+		underWay(a)
+		no(t, s.CreateSnapshot(t.Context(), SnapshotRecord{Namespace: "default", Snapshot: dayfly.Snapshot{ID: dayfly.NewID(), Workspace: a.Workspace}}, a.Once))
+		underWay()
+	})
+}
+
 // TestRequestThatMakesNothingIsNew: a key is remembered with what it made, or not
 // at all.
 func TestRequestThatMakesNothingIsNew(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 )
 
 // newest is the sample of the version that is being made.
-const newest = "v3.db"
+const newest = "v4.db"
 
 var makeSample = flag.Bool("make-sample", false, "write testdata/"+newest+"; never of a version that is released")
 

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/dayfly/dayfly"
 )
@@ -30,8 +31,57 @@ func (s *Store) CreateSnapshot(ctx context.Context, r SnapshotRecord, once Once,
 		if err != nil {
 			return err
 		}
+		if err := q.endSnapshot(ctx, once); err != nil {
+			return err
+		}
 		return s.addEvents(ctx, q, ev)
 	})
+}
+
+// SnapshotUnderWay is one that is being made, for a request that is done once.
+type SnapshotUnderWay struct {
+	Once
+	Workspace dayfly.ID
+	Began     time.Time
+}
+
+// BeginSnapshot notes that a snapshot is about to be made. CreateSnapshot, or
+// EndSnapshot, with the same Once ends that.
+func (s *Store) BeginSnapshot(ctx context.Context, u SnapshotUnderWay) error {
+	return s.change(ctx, "begin a snapshot", func(ctx context.Context, q session) error {
+		_, err := q.exec(ctx, `INSERT INTO snapshots_under_way (namespace, key, workspace, began_at) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (namespace, key) DO UPDATE SET workspace = excluded.workspace, began_at = excluded.began_at`,
+			u.Namespace, u.Key, string(u.Workspace), micros(u.Began))
+		return err
+	})
+}
+
+// EndSnapshot forgets a snapshot that was under way.
+func (s *Store) EndSnapshot(ctx context.Context, once Once) error {
+	return s.change(ctx, "end a snapshot", func(ctx context.Context, q session) error { return q.endSnapshot(ctx, once) })
+}
+
+func (q session) endSnapshot(ctx context.Context, once Once) error {
+	if once.Key == "" {
+		return nil
+	}
+	_, err := q.exec(ctx, `DELETE FROM snapshots_under_way WHERE namespace = $1 AND key = $2`, once.Namespace, once.Key)
+	return err
+}
+
+// SnapshotsUnderWay returns what was begun and has not ended.
+func (s *Store) SnapshotsUnderWay(ctx context.Context) ([]SnapshotUnderWay, error) {
+	var found []SnapshotUnderWay
+	err := s.view(ctx, "snapshots under way", func(q session) (err error) {
+		found, err = all(ctx, q, func(r *sql.Rows) (u SnapshotUnderWay, err error) {
+			var began int64
+			err = r.Scan(&u.Namespace, &u.Key, &u.Workspace, &began)
+			u.Began = instant(began)
+			return u, err
+		}, `SELECT namespace, key, workspace, began_at FROM snapshots_under_way ORDER BY began_at, namespace, key`)
+		return err
+	})
+	return found, err
 }
 
 func (q session) insertSnapshot(ctx context.Context, r SnapshotRecord) error {
