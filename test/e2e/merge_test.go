@@ -47,7 +47,7 @@ func TestSnapshotsNeverUseUpADisk(t *testing.T) {
 	s := serveOn(t, state, flag, file)
 	id := s.create(t)
 	c := s.count(t, id)
-	const last = 13
+	const last = 9
 	for i := range last + 1 {
 		s.sh(t, id, version, fmt.Sprint(i), fmt.Sprint(i-3))
 		s.must(t, "snapshot", "create", string(id), "--name", fmt.Sprint("v", i))
@@ -69,7 +69,7 @@ func TestSnapshotsNeverUseUpADisk(t *testing.T) {
 	}
 	right(id, last)
 	c = s.goesOn(t, id, c)
-	for _, i := range []int{0, 6, last} {
+	for _, i := range []int{0, 5, last} {
 		ws, err := s.Workspaces.Create(t.Context(), words.Spec{Snapshot: fmt.Sprint("v", i), Keep: true})
 		if err != nil {
 			t.Fatal(err)
