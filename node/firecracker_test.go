@@ -105,9 +105,9 @@ func TestFirecrackersWorkspaceLivesItsLife(t *testing.T) { //nolint:paralleltest
 				c.Jail = &jail.Options{Dir: dir, UIDs: jail.Range{First: 742000, Count: 64}, Cgroup: filepath.Base(dir)}
 			}
 			t.Cleanup(func() { // what a test that failed has left: its machines outlive it
-				err := firecracker.KillOrphans(context.Background(), w.dir)
-				if left := (&Node{Config: c}).sweepCells(); errors.Join(err, left) != nil {
-					t.Error(errors.Join(err, left))
+				killed := firecracker.KillOrphans(context.Background(), w.dir)
+				if err := errors.Join(killed, (&Node{Config: c}).sweepCells()); err != nil {
+					t.Error(err)
 				}
 			})
 			w.life(t, c)
