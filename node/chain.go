@@ -143,14 +143,15 @@ func alignChain(dir string, layers []string) error {
 	if err != nil {
 		return err
 	}
-	same := max(1, common(have, layers))
-	if err := cutChain(dir, same); err != nil {
-		return err
-	}
-	if lowest := layers[len(layers)-1]; !sameFile(have[len(have)-1], lowest) {
-		if err := replaceDisk(dir, func(to string) error { return os.Link(lowest, to) }); err != nil {
+	same := common(have, layers)
+	if same == 0 {
+		if err := replaceLowest(dir, layers[len(layers)-1]); err != nil {
 			return err
 		}
+		same = 1
+	}
+	if err := cutChain(dir, same); err != nil {
+		return err
 	}
 	for i := same; i < len(layers); i++ {
 		if err := os.Link(layers[len(layers)-1-i], layerPath(dir, i)); err != nil {
