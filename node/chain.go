@@ -177,16 +177,17 @@ func alignChain(dir string, layers []string) error {
 	if err != nil {
 		return err
 	}
-	same := max(1, common(have, layers))
+	same := common(have, layers)
+	if same == 0 {
+		if err := replaceLowest(dir, layers[len(layers)-1]); err != nil {
+			return err
+		}
+		same = 1
+	}
 	if err := cutChain(dir, same); err != nil {
 		return err
 	}
 	have = have[len(have)-same:]
-	if lowest := layers[len(layers)-1]; !sameFile(have[len(have)-1], lowest) {
-		if err := replaceDisk(dir, func(to string) error { return os.Link(lowest, to) }); err != nil {
-			return err
-		}
-	}
 	for _, path := range slices.Backward(layers[:len(layers)-same]) {
 		next := nextLayer(dir, have)
 		if err := os.Link(path, next); err != nil {

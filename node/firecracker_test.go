@@ -104,15 +104,29 @@ func TestFirecrackersWorkspaceLivesItsLife(t *testing.T) { //nolint:paralleltest
 				dir := filepath.Join(t.TempDir(), "node-fc-"+fmt.Sprint(os.Getpid()))
 				c.Jail = &jail.Options{Dir: dir, UIDs: jail.Range{First: 742000, Count: 64}, Cgroup: filepath.Base(dir)}
 			}
+			t.Cleanup(func() { // what a test that failed has left: its machines outlive it
+				killed := firecracker.KillOrphans(context.Background(), w.dir)
+				if err := errors.Join(killed, (&Node{Config: c}).sweepCells()); err != nil {
+					t.Error(err)
+				}
+			})
 			w.life(t, c)
 			for _, v := range standin.Violations(t, program) {
 				t.Errorf("Firecracker's API does not allow it: %s", v)
 			}
 			if left, err := firecracker.Orphans(t.Context(), w.dir); err != nil || len(left) > 0 {
-				t.Errorf("still running: %v, %v", left, errors.Join(err, firecracker.KillOrphans(context.Background(), w.dir)))
+				t.Errorf("still running: %v, %v", left, err)
 			}
 		})
 	}
+}
+
+// sweepCells removes what is left of the jails of machines that have ended.
+func (n *Node) sweepCells() error {
+	if err := n.openCells(context.Background()); err != nil || n.cells == nil {
+		return err
+	}
+	return n.cells.Close()
 }
 
 // life is that of a workspace and its copies.

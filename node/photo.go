@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -59,7 +60,7 @@ var poses = []struct {
 	{"pause", (*sitting).pause},
 	{"state", (*sitting).state},
 	{"memory", (*sitting).memory},
-	{"layer", (*sitting).layer},
+	{"layer", (*sitting).layerOrCopy},
 	{"go on", (*sitting).goOn},
 }
 
@@ -162,8 +163,22 @@ func (s *sitting) memory(ctx context.Context) (err error) {
 	return s.ram.Copy(ctx, s.view, s.p.pages)
 }
 
-// layer lets the guest write elsewhere from now on and keeps what it wrote.
-func (s *sitting) layer(ctx context.Context) error { return s.w.stand(ctx, s.p.home.dir) }
+// layer lets the guest write elsewhere from now on and links what it wrote. If
+// that is nothing, as with a layer that an earlier photo left when it failed, it
+// may stay where it is.
+func (s *sitting) layer(ctx context.Context) error {
+	layers, err := chain(s.w.dir)
+	if err != nil {
+		return err
+	}
+	if unused, err := unusedTop(layers); err != nil || unused {
+		return errors.Join(err, linkChain(s.p.home.dir, layers[1:]))
+	}
+	if err := linkChain(s.p.home.dir, layers); err != nil {
+		return err
+	}
+	return noSpace(s.w.parts.machine.PushLayer(ctx, writable, nextLayer(s.w.dir, layers)))
+}
 
 // goOn ends the standing still.
 func (s *sitting) goOn(ctx context.Context) error {

@@ -69,6 +69,14 @@ func replaceDisk(dir string, make func(to string) error) error {
 	return nil
 }
 
+// replaceLowest makes a disk of one layer of that in dir: another than it has.
+func replaceLowest(dir, lowest string) error {
+	if err := cutChain(dir, 1); err != nil {
+		return err
+	}
+	return replaceDisk(dir, func(to string) error { return os.Link(lowest, to) })
+}
+
 // dropCopy removes what a process that died left of a copy.
 func dropCopy(dir string) error {
 	if err := os.RemoveAll(filepath.Join(dir, copyFile)); err != nil {
@@ -85,29 +93,17 @@ func (s *start) privateDisk(ctx context.Context) (vmm.Drive, error) {
 	return drive(s.w.dir)
 }
 
-// stand has the disk of a workspace whose machine is paused, and goes on, stand
-// still in another directory. Its machine writes elsewhere from then on. A layer
-// that it never wrote to, as one that an earlier photo left when it failed, may
-// stay where it is.
-func (w *workspace) stand(ctx context.Context, to string) error {
-	if w.node.lacks(w.parts.made).Layers {
-		path, err := oneFile(w.dir)
-		if err != nil {
-			return err
-		}
-		return noSpace(disk.Copy(ctx, path, layerPath(to, 0)))
+// layerOrCopy has what is on the disk stand still: below a new layer, or, where
+// there are none, in a copy.
+func (s *sitting) layerOrCopy(ctx context.Context) error {
+	if !s.w.node.lacks(s.w.parts.made).Layers {
+		return s.layer(ctx)
 	}
-	layers, err := chain(w.dir)
+	path, err := oneFile(s.w.dir)
 	if err != nil {
 		return err
 	}
-	if unused, err := unusedTop(layers); err != nil || unused {
-		return errors.Join(err, linkChain(to, layers[1:]))
-	}
-	if err := linkChain(to, layers); err != nil {
-		return err
-	}
-	return noSpace(w.parts.machine.PushLayer(ctx, writable, nextLayer(w.dir, layers)))
+	return noSpace(disk.Copy(ctx, path, layerPath(s.p.home.dir, 0)))
 }
 
 // save returns the state of the workspace's machine. Where its channel ends with
