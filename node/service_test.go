@@ -109,7 +109,8 @@ func (s *service) serve(key string) {
 type book struct {
 	s     *service
 	state map[dayfly.ID]dayfly.State
-	order []dayfly.ID // as maps have none
+	kept  map[dayfly.ID]bool // those that have a pause to go back to
+	order []dayfly.ID        // as maps have none
 	steps *int
 }
 
@@ -174,10 +175,11 @@ func (b *book) turn(r *rapid.T, verb string) {
 	var want dayfly.Kind
 	switch {
 	case was == t.same:
-	case verb == "resume" && was == dayfly.Failed && b.running() < teamLimit: // the node says no: there is no pause to go on from
-		want = dayfly.Conflict
-	case verb == "resume" && was == dayfly.Failed:
+	case verb == "resume" && was == dayfly.Failed && b.running() >= teamLimit:
 		want = dayfly.Exhausted
+	case verb == "resume" && was == dayfly.Failed && b.kept[id]: // it goes back to its pause
+	case verb == "resume" && was == dayfly.Failed: // the node says no
+		want = dayfly.Conflict
 	case !slices.Contains(t.from, was):
 		want = dayfly.Conflict
 	case t.to == dayfly.Running && was != dayfly.Running && b.running() >= teamLimit:
@@ -188,6 +190,12 @@ func (b *book) turn(r *rapid.T, verb string) {
 			r.Fatalf("%s of one that is %s: it is %s", verb, was, ws.State)
 		}
 		b.state[id] = t.to
+		switch {
+		case verb == "pause":
+			b.kept[id] = true
+		case verb == "stop", verb == "restart" && (was == dayfly.Running || was == dayfly.Paused):
+			delete(b.kept, id) // memory is given up
+		}
 	}
 }
 
@@ -270,7 +278,7 @@ func TestLifeThroughTheAPIIsWhatTheModelSays(t *testing.T) {
 	t.Parallel()
 	s, steps := newService(t), 0
 	rapid.Check(t, func(r *rapid.T) {
-		b := &book{s: s, state: map[dayfly.ID]dayfly.State{}, steps: &steps}
+		b := &book{s: s, state: map[dayfly.ID]dayfly.State{}, kept: map[dayfly.ID]bool{}, steps: &steps}
 		actions := map[string]func(*rapid.T){
 			"create": b.create, "fork": b.fork, "delete": b.remove, "die": b.die, "": b.check,
 			"reopen": func(*rapid.T) { s.reopen() },
