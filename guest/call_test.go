@@ -87,7 +87,9 @@ func TestRefusedCallLeavesTheSessionGood(t *testing.T) {
 	s := newSession(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == wire.RenewPath {
 			http.Error(w, "not today", http.StatusServiceUnavailable)
+			return
 		}
+		w.WriteHeader(http.StatusNoContent)
 	}), "")
 	var no *guest.Refusal
 	if _, err := s.Renew(t.Context(), renewal()); !errors.As(err, &no) || no.Status != http.StatusServiceUnavailable || !strings.Contains(no.Said, "not today") {
