@@ -104,7 +104,7 @@ test: setup-test build prepare-test ## everything, with real VMs; lists what was
 	@if bin/dayfly doctor --state $(TEST_STATE) --json | tr -d ' \n' | grep -qi '"name":"kvm","status":"good"'; then \
 		export DAYFLY_TEST_KVM=proved; fi; \
 	DAYFLY_TEST_STATE=$(TEST_STATE) go run ./test/report $(if $(CI),-strict) -- sh -c \
-		'go test -json -count=1 -timeout 45m ./...; status=$$?; echo; echo "again, for data races:"; \
+		'go test -json -count=1 -timeout 60m ./...; status=$$?; echo; echo "again, for data races:"; \
 		 CGO_ENABLED=1 go test -race -json -short -timeout 20m $(RACE) && exit $$status'
 
 bench: setup-run build prepare ## measure starts, pauses, forks and memory; checks bench/BUDGETS.md
