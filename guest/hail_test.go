@@ -29,9 +29,11 @@ type port struct {
 	mu     sync.Mutex
 	change *sync.Cond
 	in     []byte
-	host   net.Conn // the guest's end of the present host's connection; nil: none
-	gone   bool     // the machine has ended
-	waits  bool     // the agent waits for a host
+	host   net.Conn      // the guest's end of the present host's connection; nil: none
+	taken  int           // bytes of that host's that are in in, or were
+	over   chan struct{} // closed when nothing of that host's comes any more
+	gone   bool          // the machine has ended
+	waits  bool          // the agent waits for a host
 
 	asked chan string // the requests that reached the agent
 }
@@ -50,17 +52,25 @@ func (p *port) connect() net.Conn {
 	host, inside := net.Pipe()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.hangUp()
-	p.host = inside
+	if p.host != nil {
+		_ = p.host.Close() // and what it said before is heard before
+		before := p.over
+		p.mu.Unlock()
+		<-before
+		p.mu.Lock()
+	}
+	over := make(chan struct{})
+	p.host, p.taken, p.over = inside, 0, over
 	p.change.Broadcast()
 	go func() {
+		defer close(over)
 		b := make([]byte, 4<<10)
 		for {
 			n, err := inside.Read(b)
-			p.mu.Lock()
-			p.in = append(p.in, b[:n]...)
-			p.change.Broadcast()
-			p.mu.Unlock()
+			p.set(func() {
+				p.in = append(p.in, b[:n]...)
+				p.taken += n
+			})
 			if err != nil {
 				return
 			}
@@ -179,7 +189,7 @@ func (p *port) say(text string) {
 	c := p.connect()
 	go func() { _, _ = io.Copy(io.Discard, c) }()
 	_, _ = io.WriteString(c, text)
-	p.until(func() bool { return len(p.in) == 0 })
+	p.until(func() bool { return p.taken == len(text) && len(p.in) == 0 })
 }
 
 // frame begins a yamux frame of n bytes for a stream that is not there.
@@ -216,7 +226,9 @@ func begun(p *port) *guest.Session {
 	if err != nil {
 		panic(err) // an agent answers every host
 	}
-	c, err := s.Dial(context.Background(), wire.AgentPort)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	c, err := s.Dial(ctx, wire.AgentPort)
 	if err != nil {
 		panic(err)
 	}
@@ -257,11 +269,13 @@ func hearOn(p *port, before func(*port)) error {
 		return err
 	}
 	defer s.Close()
-	if _, err := s.Init(context.Background(), wire.Init{}); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := s.Init(ctx, wire.Init{}); err != nil {
 		return err
 	}
 	path := <-p.asked
-	for path == wire.ThawPath { // of "call left", who may have asked again
+	for wire.MayCall(path) { // of a host before, whose words another may have ended
 		path = <-p.asked
 	}
 	if path != wire.InitPath {

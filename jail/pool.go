@@ -132,6 +132,9 @@ func (p *Pool) Take(ctx context.Context, s Spec) (_ *Jail, err error) {
 	if p.off {
 		return &Jail{pool: p, spec: s}, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if err := s.check(); err != nil {
 		return nil, err
 	}
