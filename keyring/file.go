@@ -84,8 +84,12 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return b, err
 }
 
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
 func writeError(what string, err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if isFull(err) {
 		return &dayfly.Error{Kind: dayfly.Exhausted, Msg: "no space left to write " + what + ": free some in the state directory", Err: err}
 	}
 	return &dayfly.Error{Kind: dayfly.Internal, Msg: what + " cannot be written: see the log", Err: err}

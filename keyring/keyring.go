@@ -9,6 +9,7 @@
 package keyring
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -89,6 +90,9 @@ func (r *Ring) Load(ctx context.Context, path, keyContext string) (*Key, error) 
 	} else if err != nil {
 		return nil, &dayfly.Error{Kind: dayfly.Internal, Msg: "the workspace's key cannot be read: see the log", Err: err}
 	}
+	if isShredded(content) {
+		return nil, dayfly.Errorf(dayfly.NotFound, "the workspace's key was forgotten and its disk cannot be opened: %w", ErrNotFound)
+	}
 	wrapped, err := decode(content)
 	if err != nil {
 		return nil, loadError(err)
@@ -133,6 +137,12 @@ func (r *Ring) Forget(path string) error {
 	return nil
 }
 
+// isShredded reports whether a process died, or the host did, when it forgot the
+// key in a file. Shredding begins with the first byte.
+func isShredded(content []byte) bool {
+	return len(content) >= len(magic) && len(bytes.Trim(content[:len(magic)], "\x00")) == 0
+}
+
 func shred(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -143,7 +153,8 @@ func shred(path string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(make([]byte, min(st.Size(), maxFile)), 0); err != nil {
+	_, err = f.WriteAt(make([]byte, min(st.Size(), maxFile)), 0)
+	if err != nil && !isFull(err) { // where writing takes space, the old bytes would stay anyway
 		return err
 	}
 	if err := f.Sync(); err != nil {

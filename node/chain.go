@@ -226,6 +226,9 @@ func keepChain(dir string) error {
 	}
 	err = linkChain(tmp, layers)
 	if err == nil {
+		err = syncPath(tmp)
+	}
+	if err == nil {
 		err = os.Rename(tmp, filepath.Join(dir, beforeDir))
 	}
 	if err != nil {
@@ -276,9 +279,9 @@ func addLayers(ctx context.Context, w *snapshot.Writer, layers []string) error {
 	return nil
 }
 
-// noSpace gives a full disk its meaning.
+// noSpace gives a full disk its meaning, unless it has one.
 func noSpace(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && dayfly.KindOf(err) != dayfly.Exhausted {
 		return &dayfly.Error{Kind: dayfly.Exhausted, Msg: "no space left on this host: delete workspaces, snapshots or images, or enlarge the state directory's file system", Err: err}
 	}
 	return err

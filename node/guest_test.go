@@ -181,7 +181,10 @@ func (g *inside) note(m *mind, word string) (any, int) {
 	}
 	b := make([]byte, noteLen)
 	copy(b, noteMark+word)
-	if _, err := f.WriteAt(b, noteAt); err != nil {
+	if _, err = f.WriteAt(b, noteAt); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
 		return err.Error(), http.StatusInternalServerError
 	}
 	m.Note = word

@@ -131,6 +131,9 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 			return nil, fmt.Errorf("node: %w", err)
 		}
 	}
+	if err := syncPath(c.Dir); err != nil {
+		return nil, err
+	}
 	if c.BootDeadline == 0 {
 		c.BootDeadline = bootDeadline
 	}
@@ -146,7 +149,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 	}
 	n.templates = templates
 	found, err := n.sweep(ctx)
-	if err = errors.Join(err, n.sweepSnapshots()); err != nil {
+	if err = errors.Join(err, n.sweepSnapshots(ctx)); err != nil {
 		for _, w := range found {
 			w.lock.release()
 		}

@@ -177,7 +177,10 @@ func (s *sitting) layer(ctx context.Context) error {
 	if err := linkChain(s.p.home.dir, layers); err != nil {
 		return err
 	}
-	return noSpace(s.w.parts.machine.PushLayer(ctx, writable, nextLayer(s.w.dir, layers)))
+	if err := s.w.parts.machine.PushLayer(ctx, writable, nextLayer(s.w.dir, layers)); err != nil {
+		return noSpace(err)
+	}
+	return syncPath(s.w.dir) // what the guest syncs from now on is in the new layer
 }
 
 // goOn ends the standing still.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/dayfly/dayfly"
@@ -19,8 +20,9 @@ import (
 // from there gets a copy. The rule is that of layers: what has more than one link
 // is never written.
 
-// copyFile is a copy of a disk that is not whole yet.
-const copyFile = ".new-disk"
+// copyFile is a copy of a disk that is not whole yet. What begins like that is a
+// layer that is not.
+const copyFile = ".new-" + diskFile
 
 // ownDisk returns the disk in dir as a machine without layers is to have it: one
 // file that nothing else has.
@@ -77,10 +79,19 @@ func replaceLowest(dir, lowest string) error {
 	return replaceDisk(dir, func(to string) error { return os.Link(lowest, to) })
 }
 
-// dropCopy removes what a process that died left of a copy.
+// dropCopy removes what a process that died left of a copy, or of a layer.
 func dropCopy(dir string) error {
-	if err := os.RemoveAll(filepath.Join(dir, copyFile)); err != nil {
+	ents, err := os.ReadDir(dir)
+	if err != nil {
 		return fmt.Errorf("node: disk: %w", err)
+	}
+	for _, e := range ents {
+		if !strings.HasPrefix(e.Name(), copyFile) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("node: disk: %w", err)
+		}
 	}
 	return nil
 }

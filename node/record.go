@@ -39,19 +39,32 @@ func workspaceDir(dir string, id dayfly.ID) string {
 	return filepath.Join(dir, "workspaces", string(id))
 }
 
-// write replaces the record in dir atomically. It does not wait for the disk:
-// a running workspace ends with the host, and stop makes all of it durable.
+// write replaces the record in dir atomically. What is to be kept is on the medium
+// then, with the names of all other files in dir; else nothing is waited for: a
+// workspace that is not to be kept ends with the host.
 func (r record) write(dir string) error {
 	r.Version = recordVersion
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
+	keep := r.kept() && r.Workspace.State != dayfly.Creating
 	tmp := filepath.Join(dir, "."+recordFile)
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	err = os.WriteFile(tmp, b, 0o600)
+	if err == nil && keep {
+		err = syncPath(tmp)
+	}
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, recordFile))
+	}
+	if err != nil {
+		_ = os.Remove(tmp) // it may never have been there
 		return err
 	}
-	return os.Rename(tmp, filepath.Join(dir, recordFile))
+	if !keep {
+		return nil
+	}
+	return syncPath(dir)
 }
 
 // readRecord returns NotFound where there is no workspace of that id.
@@ -77,8 +90,8 @@ func parseRecord(b []byte) (record, error) {
 	return r, nil
 }
 
-// removeHome removes a workspace's directory. The record goes first, so that a
-// crash half-way leaves something a sweep recognises as garbage.
+// removeHome removes a workspace's directory, durably. The record goes first, so
+// that a crash half-way leaves something a sweep recognises as garbage.
 func removeHome(dir string) error {
 	if err := os.Remove(filepath.Join(dir, recordFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("node: home: %w", err)
@@ -86,10 +99,10 @@ func removeHome(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("node: home: %w", err)
 	}
-	return nil
+	return syncPath(filepath.Dir(dir))
 }
 
-// syncAll makes the files of a directory durable.
+// syncAll makes the files of a directory durable. One that goes meanwhile is none.
 func syncAll(dir string) error {
 	ents, err := os.ReadDir(dir)
 	if err != nil {
@@ -97,7 +110,7 @@ func syncAll(dir string) error {
 	}
 	for _, e := range ents {
 		if e.Type().IsRegular() {
-			if err := syncPath(filepath.Join(dir, e.Name())); err != nil {
+			if err := syncPath(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
@@ -128,7 +141,7 @@ func lockWorkspace(dir string, id dayfly.ID) (*lock, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("node: lock: %w", err)
+			return nil, fmt.Errorf("node: lock: %w", noSpace(err))
 		}
 		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			f.Close()

@@ -334,12 +334,12 @@ func (w *workspace) rollback(ctx context.Context, c clock, from *origin) error {
 		if err := w.mayGoBack(ctx, from); err != nil {
 			return staged("saved", err)
 		}
-		if err := w.teardown(); err != nil {
-			return err
-		}
 		if err := w.become(dayfly.Failed, func(ws *dayfly.Workspace) {
 			ws.Reason, ws.Spec.Keep = "a rollback was not finished: roll back again", true
 		}); err != nil {
+			return staged("record", err)
+		}
+		if err := w.teardown(); err != nil {
 			return err
 		}
 	}

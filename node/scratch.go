@@ -24,7 +24,7 @@ func (n *Node) newScratch() (*scratch, error) {
 	s := &scratch{id, workspaceDir(n.Dir, id), lock}
 	if err := os.Mkdir(s.dir, 0o700); err != nil {
 		lock.release()
-		return nil, err
+		return nil, noSpace(err)
 	}
 	return s, nil
 }

@@ -96,6 +96,9 @@ func (n *Node) keep(ctx context.Context, p *photo, name string) (_ dayfly.Snapsh
 	if err != nil {
 		return dayfly.Snapshot{}, err
 	}
+	if err := errors.Join(syncPath(dir), syncPath(filepath.Dir(dir))); err != nil {
+		return dayfly.Snapshot{}, err
+	}
 	n.Log.Info("snapshot made", "snapshot", id, "workspace", p.of.ID, "ram", m.RAM.Stored)
 	return n.describe(id, m)
 }
@@ -269,11 +272,14 @@ func (n *Node) removeSnapshot(id dayfly.ID) error {
 	if err := snapshot.Remove(filepath.Join(dir, generationDir)); err != nil {
 		return err
 	}
-	return os.RemoveAll(dir)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return syncPath(filepath.Dir(dir))
 }
 
 // sweepSnapshots removes those whose maker, or deleter, died.
-func (n *Node) sweepSnapshots() error {
+func (n *Node) sweepSnapshots(ctx context.Context) error {
 	ents, err := os.ReadDir(filepath.Join(n.Dir, "snapshots"))
 	if err != nil {
 		return err
@@ -284,10 +290,13 @@ func (n *Node) sweepSnapshots() error {
 		if err != nil {
 			continue
 		}
-		_, keyErr := os.Lstat(filepath.Join(n.snapshotDir(id), keyFile))
+		key, keyErr := n.Keys.Load(ctx, filepath.Join(n.snapshotDir(id), keyFile), string(id))
+		if keyErr == nil {
+			key.Clear()
+		}
 		_, genErr := os.Lstat(filepath.Join(n.snapshotDir(id), generationDir))
-		if keyErr == nil && genErr == nil {
-			continue
+		if dayfly.KindOf(keyErr) != dayfly.NotFound && genErr == nil {
+			continue // what cannot be read is not removed
 		}
 		lock, err := lockWorkspace(n.Dir, id)
 		if err != nil {

@@ -49,15 +49,16 @@ type start struct {
 	back  undo.Stack
 	clock clock
 
-	boot   kernel.Boot
-	key    *keyring.Key
-	origin *origin                     // what the workspace is a copy of, or nil
-	spare  *spare                      // a standby machine to claim, or nil
-	base   *template.Template          // what the machine begins as; nil: it boots
-	disks  *disk.Content               // what the disk is to hold for that; nil: nothing
-	state  []byte                      // what the machine goes on from; nil: it boots
-	fill   func(context.Context) error // loads parts.memory; nil: it is whole
-	parts  parts
+	boot    kernel.Boot
+	key     *keyring.Key
+	origin  *origin                     // what the workspace is a copy of, or nil
+	spare   *spare                      // a standby machine to claim, or nil
+	base    *template.Template          // what the machine begins as; nil: it boots
+	disks   *disk.Content               // what the disk is to hold for that; nil: nothing
+	state   []byte                      // what the machine goes on from; nil: it boots
+	fill    func(context.Context) error // loads parts.memory; nil: it is whole
+	durable <-chan error                // says when the disk and its key are on the medium; nil: nobody asked
+	parts   parts
 }
 
 // Deadlines of the rows that wait for the guest. Software emulation on a busy
@@ -109,7 +110,7 @@ func (w *workspace) start(ctx context.Context, c clock, from *origin) (err error
 			return s.fail(ctx, row.name, err)
 		}
 	}
-	if err := s.publish(); err != nil {
+	if err := s.publish(ctx); err != nil {
 		return s.fail(ctx, "record", err)
 	}
 	w.mergeAfterStart()
@@ -119,8 +120,38 @@ func (w *workspace) start(ctx context.Context, c clock, from *origin) (err error
 	return nil
 }
 
+// settle begins to make the files in the workspace's directory durable, while its
+// machine starts.
+func (s *start) settle() {
+	if !s.w.record(*s.ws).kept() {
+		return
+	}
+	done := make(chan error, 1)
+	over := make(chan struct{})
+	s.durable = done                                                          // that of an earlier machine's disk says nothing more
+	s.back.Push("settle", func(context.Context) error { <-over; return nil }) // nothing is removed under its hands
+	go func() {
+		defer close(over)
+		err := syncAll(s.w.dir)
+		if err == nil && s.fresh {
+			err = syncPath(filepath.Dir(s.w.dir))
+		}
+		done <- err
+	}()
+}
+
 // publish makes the workspace a running one.
-func (s *start) publish() error {
+func (s *start) publish(ctx context.Context) error {
+	if s.durable != nil {
+		select {
+		case err := <-s.durable:
+			if err != nil {
+				return noSpace(err)
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	ws := *s.ws
 	ws.State = dayfly.Running
 	s.parts.orphan = s.w.node.Outlive
@@ -178,7 +209,7 @@ func (s *start) fail(ctx context.Context, row string, err error) error {
 // staged returns err as one that may leave this process, with its stage.
 func staged(row string, err error) error {
 	var e *dayfly.Error
-	switch {
+	switch err = noSpace(err); {
 	case errors.As(err, &e):
 		out := *e
 		if out.Stage == "" {
@@ -243,6 +274,9 @@ func (s *start) disk(ctx context.Context) (err error) {
 		return s.inherit(ctx)
 	}
 	if !s.fresh {
+		if err := restoreChain(s.w.dir); err != nil { // there may have been no room for that before
+			return err
+		}
 		s.key, err = s.w.key(ctx)
 		return err
 	}
@@ -362,6 +396,7 @@ func (s *start) emptyDisk(ctx context.Context) error {
 // machine claims a standby machine or launches the VMM.
 func (s *start) machine(ctx context.Context) error {
 	if s.spare != nil {
+		s.settle()
 		err := s.claim(ctx)
 		if err == nil || ctx.Err() != nil {
 			return err
@@ -387,6 +422,7 @@ func (s *start) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.settle()
 	c := vmm.Config{
 		ID:        string(s.w.id),
 		Dir:       s.w.dir,

@@ -62,6 +62,9 @@ func (w *workspace) growDisk(from, to int) error {
 	if to < from {
 		return dayfly.Errorf(dayfly.Invalid, "disk is %d MiB: it cannot shrink to %d", from, to)
 	}
+	if err := restoreChain(w.dir); err != nil {
+		return err
+	}
 	layers, err := chain(w.dir)
 	if err != nil {
 		return err

@@ -258,7 +258,8 @@ func (w *workspace) serve(r request) error {
 func (w *workspace) state() dayfly.State { return w.view.Load().State }
 
 // become changes the state, if the life cycle allows it, and what else change
-// says, and keeps the record.
+// says, and keeps the record. If that cannot be written nothing changes, but that what
+// has no machine any more is failed: so will the next process find it.
 func (w *workspace) become(s dayfly.State, change func(*dayfly.Workspace)) error {
 	ws := *w.view.Load()
 	if ws.State != s {
@@ -277,7 +278,13 @@ func (w *workspace) become(s dayfly.State, change func(*dayfly.Workspace)) error
 	}
 	if s != dayfly.Deleted {
 		if err := w.record(ws).write(w.dir); err != nil {
-			return fmt.Errorf("node: record: %w", err)
+			if was := *w.view.Load(); was.State == dayfly.Running && w.parts.machine == nil {
+				was.State, was.Reason = dayfly.Failed, "its machine has ended, which could not be recorded: "+firstLine(err)
+				w.show(was)
+			} else {
+				_ = w.record(was).write(w.dir) // it may be there, though not durably
+			}
+			return fmt.Errorf("node: record: %w", noSpace(err))
 		}
 	}
 	w.show(ws)

@@ -24,6 +24,7 @@ import (
 	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
+	"github.com/dayfly/dayfly/test/blackout"
 	"github.com/dayfly/dayfly/vmm"
 	"github.com/dayfly/dayfly/vmm/fake"
 	"github.com/dayfly/dayfly/vmm/firecracker/standin"
@@ -112,6 +113,7 @@ var shared string
 
 func TestMain(m *testing.M) {
 	jail.Enter()
+	blackout.Enter()
 	standin.MainWith(agentInside)
 	var err error
 	if shared, err = os.MkdirTemp("", "node-"); err != nil {

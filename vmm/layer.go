@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // What an empty qcow2 file consists of (docs/interop/qcow2.txt of QEMU, version
@@ -28,20 +31,33 @@ const (
 
 // CreateLayer makes at path, which must not exist, an empty layer for a drive
 // of size bytes: a qcow2 file that names no file below it, so that layers may be
-// linked and moved. What lies below is said in a Drive.
+// linked and moved. What lies below is said in a Drive. It is there whole and with
+// its content on the medium, or not at all; its name is when the directory is synced.
+// A process that dies may leave LayerPart(path).
 func CreateLayer(path string, size int64) error {
 	if size <= 0 || size > maxLayer {
 		return fmt.Errorf("layer of %d bytes: 1 to %d can be", size, int64(maxLayer))
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	part := LayerPart(path)
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("layer: %w", err)
 	}
-	err = writeLayer(f, size)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("layer: %w", errors.Join(err, os.Remove(path)))
+	if err = writeLayer(f, size); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, part, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		return fmt.Errorf("layer: %w", errors.Join(err, os.Remove(part)))
 	}
 	return nil
+}
+
+// LayerPart is where a layer is until it is whole.
+func LayerPart(path string) string {
+	return filepath.Join(filepath.Dir(path), ".new-"+filepath.Base(path))
 }
 
 // LayerIsEmpty reports whether a layer is as CreateLayer made it. A machine that

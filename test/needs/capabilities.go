@@ -34,6 +34,7 @@ const setupTest = "run packaging/setup.sh test"
 var (
 	root        = &capability{name: "root", remedy: "run the tests as root", probe: probeRoot}
 	mount       = &capability{name: "mount", remedy: "run as root with CAP_SYS_ADMIN", probe: probeMount}
+	fuse        = &capability{name: "fuse", remedy: "run as root on a kernel with FUSE", probe: device("/dev/fuse")}
 	loop        = &capability{name: "loop", remedy: "run as root where loop devices can be made", probe: probeLoop}
 	e2fsprogs   = &capability{name: "e2fsprogs", remedy: setupTest, probe: tool("e2fsck", "/usr/sbin/e2fsck")}
 	xfs         = &capability{name: "xfs", remedy: setupTest, probe: fileSystem("xfs")}
@@ -50,7 +51,7 @@ var (
 	kernelSrc   = &capability{name: "kernel-source", remedy: "run packaging/setup.sh kernel", probe: probeKernelSource}
 	state       = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
 
-	capabilities = []*capability{root, mount, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, curl, postgresql, qemu, firecracker, kvm, vhostVsock, kernelDeb, kernelSrc, jail, cgroup, state}
+	capabilities = []*capability{root, mount, fuse, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, curl, postgresql, qemu, firecracker, kvm, vhostVsock, kernelDeb, kernelSrc, jail, cgroup, state}
 )
 
 // Root needs the test to run as root.
@@ -58,6 +59,9 @@ func Root(t testing.TB) { t.Helper(); root.require(t) }
 
 // Mount needs the right to mount file systems, such as a small tmpfs.
 func Mount(t testing.TB) { t.Helper(); mount.require(t) }
+
+// FUSE needs file systems that this process serves itself.
+func FUSE(t testing.TB) { t.Helper(); fuse.require(t) }
 
 // Loop needs loop devices and the right to mount them.
 func Loop(t testing.TB) { t.Helper(); loop.require(t) }

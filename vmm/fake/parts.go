@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"unsafe"
@@ -90,10 +91,19 @@ func fill(d vmm.Drive) error {
 		return err
 	}
 	defer below.Close()
-	if err := f.Truncate(0); err != nil {
+	// The mark goes last, so that one who dies here leaves a layer to be filled.
+	if _, err := below.ReadAt(head, 0); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.NewOffsetWriter(f, 0), below)
+	n := int64(len(head))
+	rest, err := io.Copy(io.NewOffsetWriter(f, n), io.NewSectionReader(below, n, math.MaxInt64-n))
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(n + rest); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(head, 0)
 	return err
 }
 
@@ -137,7 +147,10 @@ func (m *machine) PushLayer(ctx context.Context, i int, path string) (err error)
 		return err
 	}
 	pushed := vmm.Drive{Path: path, Below: append([]string{d.Path}, d.Below...)}
-	if err := errors.Join(fill(pushed), m.change(i, pushed)); err != nil {
+	if err = fill(pushed); err == nil {
+		err = m.change(i, pushed)
+	}
+	if err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
 	return nil
