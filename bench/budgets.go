@@ -24,7 +24,7 @@ var budgets = []budget{
 	{"disk200.restore.ratio", 1.15, "×", ratio, []string{"restore200", "restore"}},
 	{"restore.failures", 0, "", failures, []string{"restore", "restore-any", "restore200"}},
 
-	{"jail.start", 3, "ms", difference, []string{"jail-on", "jail-off"}},
+	{"jail.start", 3, "ms", difference, []string{launchName(true), launchName(false)}},
 
 	{"claim.p50", 100, "ms", p50, []string{"claim"}},
 	{"claim.p99", 200, "ms", p99, []string{"claim"}},

@@ -25,6 +25,8 @@ var allSeries = slices.Concat([]series{
 	{"restore200", "ms", "as restore, with a disk of 200 GiB instead of 2"},
 	{"jail-on", "ms", "dayfly run, by a server without standby machines, whose jails wait"},
 	{"jail-off", "ms", "the same, by a server that has no jails"},
+	{"launch-jail", "ms", "that part of them alone: the wish for a VMM, in a jail that waits → its CPUs run"},
+	{"launch-bare", "ms", "the same without a jail"},
 	{"claim", "ms", "dayfly run, by a server with standby machines, as what was started last"},
 	{"claim-any", "ms", "the same, but not as what was started last: an empty standby machine"},
 	{"bare", "ms", "reference: the same VMM and kernel to a pid 1 that powers off at once"},
