@@ -45,6 +45,14 @@ var budgets = []budget{
 	{"api.burst", 1.25, "×", ratio, []string{flightName("rate", 4), flightName("rate", 50)}},
 	{"api.failures", 0, "", failures, []string{"api", flightName("create", 10), flightName("create", 50)}},
 
+	{"near.quarter", 1.5, "×", ratio, besideAlone("quarter")},
+	{"near.whole", 2, "×", ratio, besideAlone("whole")},
+	{"near.crowd", 4, "×", ratio, besideAlone("crowd")},
+	{"near.echo.p99", 1000, "ms", p99, nearNames("near-echo")},
+	{"near.failures", 0, "", failures, nearNames("near-echo", "near-cpu", "near-write")},
+	{"limit.cpu", 0.27, "CPU", p99, []string{nearName("limit-cpu", "quarter")}},
+	{"limit.io", 1.1, "×", p99, []string{"limit-io"}},
+
 	{"pss.idle", 60, "MiB", p50, []string{crowdName("over.restore", 30), crowdName("over.fork", 30)}},
 }
 

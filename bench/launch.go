@@ -14,31 +14,30 @@ import (
 )
 
 // launches is the part of a start on which the jail acts: from the wish for a
-// machine to a VMM that has opened all its files and lets the CPUs go. What the
-// guest then does is the same, takes fifty times as long, and varies by more than
-// the jail costs.
+// machine to a VMM that has opened all its files and lets the CPUs go. The machine
+// is a tiny one that never boots: what a guest does is the same with a jail and
+// without, takes many times as long, and varies by more than the jail costs.
 type launches struct {
-	*bare
-	cells *cell.Block
-	odd   bool // which of a pair goes first
+	driver vmm.Driver
+	config vmm.Config
+	cells  *cell.Block
+	odd    bool // which of a pair goes first
 }
 
 const (
-	launchPairs = 10 // in every sample: a pair takes less than half a second
-	jailsAhead  = 2  // as in a server
+	launchPairs  = 10  // in every sample: a pair takes less than half a second
+	launchMemory = 128 // MiB
+	jailsAhead   = 2   // as in a server
 )
 
-func newLaunches(ctx context.Context, b bed, back *undo.Stack) (_ *launches, err error) {
-	l := &launches{}
-	if l.bare, err = newBare(ctx, b, back); err != nil {
+func newLaunches(ctx context.Context, b bed, back *undo.Stack) (*launches, error) {
+	usual, err := newBare(ctx, b, back)
+	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"root", "disk"} { // as many as a workspace has
-		path := filepath.Join(l.config.Dir, name)
-		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, usualDisk<<20)); err != nil {
-			return nil, err
-		}
-		l.config.Drives = append(l.config.Drives, vmm.Drive{Path: path, ReadOnly: name == "root"})
+	l := &launches{driver: usual.driver, config: usual.config}
+	if err := l.tiny(); err != nil {
+		return nil, err
 	}
 	self, err := filepath.Abs(b.dayfly)
 	if err != nil {
@@ -54,6 +53,21 @@ func newLaunches(ctx context.Context, b bed, back *undo.Stack) (_ *launches, err
 	}
 	l.cells.Prepare(program, jailsAhead)
 	return l, nil
+}
+
+// tiny makes a machine with a kernel that halts, and as many drives as a
+// workspace has.
+func (l *launches) tiny() error {
+	dir, c := l.config.Dir, &l.config
+	c.MemoryMiB, c.Cmdline = launchMemory, nil
+	c.Kernel, c.Initramfs = filepath.Join(dir, "kernel"), filepath.Join(dir, "initramfs")
+	err := errors.Join(os.WriteFile(c.Kernel, idleELF(), 0o600), os.WriteFile(c.Initramfs, []byte("none"), 0o600))
+	for _, name := range []string{"root", "disk"} {
+		path := filepath.Join(dir, name)
+		err = errors.Join(err, os.WriteFile(path, nil, 0o600), os.Truncate(path, usualDisk<<20))
+		c.Drives = append(c.Drives, vmm.Drive{Path: path, ReadOnly: name == "root"})
+	}
+	return err
 }
 
 // once launches in turn with a jail and without. No launch is beside the making
@@ -87,7 +101,7 @@ func (l *launches) launch(ctx context.Context, jailed bool) (time.Duration, erro
 	}
 	c := l.config
 	if jailed {
-		c.Spawner = l.cells.Cell(jail.Limits{Memory: int64(2*c.MemoryMiB) << 20})
+		c.Spawner = l.cells.Cell(jail.Limits{Memory: int64(c.MemoryMiB+launchMemory) << 20})
 	}
 	began := time.Now()
 	m, err := l.driver.Launch(ctx, c)

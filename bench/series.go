@@ -38,7 +38,25 @@ var allSeries = slices.Concat([]series{
 	{"api", "ms", "creation by a server with 10,000 records: all but the stages of the start"},
 	{"api.start", "ms", "the stages of those starts"},
 	{"list", "ms", "a page of 100 of 10,000 workspaces"},
-}, flying())
+}, flying(), near())
+
+func near() (list []series) {
+	for _, kind := range []struct{ name, what string }{
+		{"near-echo", "request → end of echo in a workspace"},
+		{"near-cpu", "the same of a fixed amount of computing"},
+		{"near-write", "the same of 16 MiB written to its disk"},
+	} {
+		for _, b := range besides {
+			list = append(list, series{nearName(kind.name, b.name), "ms", kind.what + ", " + b.what})
+		}
+	}
+	for _, b := range besides {
+		if b.count > 0 {
+			list = append(list, series{nearName("limit-cpu", b.name), "CPU", fmt.Sprintf("processors that each of those had that have --cpus %g", b.limit)})
+		}
+	}
+	return append(list, series{"limit-io", "×", "what a jailed program that writes without end had of its limit of bytes a second"})
+}
 
 func flying() (list []series) {
 	for _, n := range flights {
