@@ -118,7 +118,7 @@ func (b beside) series() (names []string) {
 // neighbour is a workspace full of noise, which stands still but for its turn.
 type neighbour struct {
 	limit float64
-	pid   int // of its VMM
+	vmm   *os.Process
 }
 
 // nearby is a workspace that is measured, and its neighbours.
@@ -203,10 +203,14 @@ func (n *nearby) move(ctx context.Context, limit float64, back *undo.Stack) erro
 	if err != nil {
 		return err
 	}
-	other := neighbour{limit, pids[0]}
+	vmm, err := os.FindProcess(pids[0])
+	if err != nil {
+		return err
+	}
+	other := neighbour{limit, vmm}
 	n.others = append(n.others, other)
-	back.Push("neighbour", func(context.Context) error { // else it could not end in order
-		if err := other.wake(true); !errors.Is(err, syscall.ESRCH) {
+	back.Push("neighbour", func(context.Context) error { // a guest full of noise takes long to end in order
+		if err := vmm.Kill(); !errors.Is(err, os.ErrProcessDone) {
 			return err
 		}
 		return nil
@@ -214,13 +218,12 @@ func (n *nearby) move(ctx context.Context, limit float64, back *undo.Stack) erro
 	return other.wake(false)
 }
 
-// wake lets the neighbour's VMM go on, or stops it, as the kernel does with jobs.
+// wake lets the neighbour's VMM go on, or stops it, as a shell does with jobs.
 func (o neighbour) wake(awake bool) error {
-	sig := syscall.SIGSTOP
 	if awake {
-		sig = syscall.SIGCONT
+		return o.vmm.Signal(syscall.SIGCONT)
 	}
-	return syscall.Kill(o.pid, sig)
+	return o.vmm.Signal(syscall.SIGSTOP)
 }
 
 // once takes a sample of each job, with those neighbours awake.
@@ -255,7 +258,7 @@ func (n *nearby) once(ctx context.Context, at beside) (_ notes, err error) {
 			return nil, err
 		}
 		fair := min(at.limit, float64(runtime.NumCPU())/float64(at.count+1))
-		if share < fair/2 {
+		if share < fair/4 { // there may be others on the host
 			return nil, fmt.Errorf("a neighbour had %.2f CPUs, and could have %.2f: it makes no noise", share, fair)
 		}
 		name := nearName("limit-cpu", at.name)
@@ -288,13 +291,13 @@ type watched struct {
 }
 
 func (o neighbour) watch() (watched, error) {
-	used, err := cpuTime(o.pid)
+	used, err := cpuTime(o.vmm.Pid)
 	return watched{o, time.Now(), used}, err
 }
 
 // share is what it has had of processors since.
 func (w watched) share() (float64, error) {
-	used, err := cpuTime(w.pid)
+	used, err := cpuTime(w.vmm.Pid)
 	return (used - w.used).Seconds() / time.Since(w.since).Seconds(), err
 }
 
