@@ -28,7 +28,7 @@ const (
 )
 
 // newIOLimit returns nil where this host cannot bound traffic with that disk.
-func newIOLimit(ctx context.Context, b bed, back *undo.Stack) (*ioLimit, error) {
+func newIOLimit(b bed, back *undo.Stack) (*ioLimit, error) {
 	self, err := filepath.Abs(b.dayfly)
 	if err != nil {
 		return nil, err

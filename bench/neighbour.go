@@ -153,7 +153,7 @@ func neighbours(ctx context.Context, b bed, back *undo.Stack) ([]subject, error)
 	for _, at := range besides {
 		list = append(list, subject{"beside " + at.name, at.series(), warm, func(ctx context.Context) (notes, error) { return n.once(ctx, at) }})
 	}
-	io, err := newIOLimit(ctx, b, back)
+	io, err := newIOLimit(b, back)
 	if err != nil {
 		return nil, err
 	}

@@ -408,16 +408,16 @@ func TestQuarterOfACPUIsAQuarter(t *testing.T) {
 	t.Parallel()
 	p := openPool(t, testOptions(t))
 	needs.Controller(t, "cpu", p.Lacks())
-	const share, long = 0.25, time.Second
+	const share, long = 0.25, 2*time.Second
 	j := take(t, p, Spec{Shape: self(t)})
 	if err := j.Limit(Limits{CPUs: share}); err != nil {
 		t.Fatal(err)
 	}
 	out, _ := output(t, j, Command{Args: []string{"x", probeMark, "spin", long.String()}})
 	had, err := strconv.ParseFloat(out, 64)
-	// A host under load gives less, never more. The kernel adds up what was used
-	// with every tick, so a few milliseconds of a second may be too many.
-	if err != nil || had > share+.03 {
+	// A host under load gives less, never more. In a guest, though, time that the
+	// host took counts as used, and is only then made up for.
+	if err != nil || had > share+.05 {
 		t.Errorf("it had %s of a CPU: %v", out, err)
 	}
 	if groupCount(t, j, "cpu", "cpu.stat", "nr_throttled") == 0 {
