@@ -408,7 +408,7 @@ func TestQuarterOfACPUIsAQuarter(t *testing.T) {
 	t.Parallel()
 	p := openPool(t, testOptions(t))
 	needs.Controller(t, "cpu", p.Lacks())
-	const share, long = 0.25, 2*time.Second
+	const share, long = 0.25, 2 * time.Second
 	j := take(t, p, Spec{Shape: self(t)})
 	if err := j.Limit(Limits{CPUs: share}); err != nil {
 		t.Fatal(err)
