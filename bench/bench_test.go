@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -108,6 +111,57 @@ func TestFailureIsNotedInEverySeries(t *testing.T) {
 		if got := all[name]; len(got.Values) != 1 || len(got.Failed) != 1 || got.success() != .5 {
 			t.Errorf("%s: %+v", name, got)
 		}
+	}
+}
+
+// TestIntervalOfADifference holds it, is as narrow as the pairs allow, whatever
+// drifts under both, and is the same each time.
+func TestIntervalOfADifference(t *testing.T) {
+	t.Parallel()
+	var a, b samples
+	for i := range 200 {
+		drift := float64(i % 50)
+		a.Values, b.Values = append(a.Values, 32+drift), append(b.Values, 30+drift)
+	}
+	if low, high := interval(&a, &b); low != 2 || high != 2 {
+		t.Errorf("what is always 2 more is between %v and %v", low, high)
+	}
+	for i := range a.Values {
+		a.Values[i] += float64(i%7) - 3
+	}
+	low, high := interval(&a, &b)
+	if got := difference([]*samples{&a, &b}); low > got || got > high || low == high {
+		t.Errorf("%v is not between %v and %v", got, low, high)
+	}
+	if l, h := interval(&a, &b); l != low || h != high {
+		t.Error("it is another one the second time")
+	}
+	if low, high := interval(&samples{}, &b); !math.IsInf(low, 1) || !math.IsInf(high, 1) {
+		t.Errorf("of nothing it is %v to %v", low, high)
+	}
+}
+
+// TestKernelThatIdlesIsOne as a VMM looks for: an ELF file with the note of a PVH
+// guest's entry, which is where its code is.
+func TestKernelThatIdlesIsOne(t *testing.T) {
+	t.Parallel()
+	f, err := elf.NewFile(bytes.NewReader(idleELF()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(f.Progs) != 2 || f.Progs[0].Type != elf.PT_LOAD || f.Progs[1].Type != elf.PT_NOTE {
+		t.Fatalf("its segments are %v", f.Progs)
+	}
+	note := make([]byte, f.Progs[1].Filesz)
+	if _, err := f.Progs[1].ReadAt(note, 0); err != nil {
+		t.Fatal(err)
+	}
+	if entry := binary.LittleEndian.Uint64(note[16:]); string(note[12:16]) != "Xen\x00" || entry != f.Entry {
+		t.Errorf("the note is %q", note)
+	}
+	code := make([]byte, 2)
+	if _, err := f.Progs[0].ReadAt(code, int64(f.Entry-f.Progs[0].Vaddr)); err != nil || code[1] != 0xf4 {
+		t.Errorf("it begins with %x, and does not halt: %v", code, err)
 	}
 }
 

@@ -24,7 +24,7 @@ var budgets = []budget{
 	{"disk200.restore.ratio", 1.15, "×", ratio, []string{"restore200", "restore"}},
 	{"restore.failures", 0, "", failures, []string{"restore", "restore-any", "restore200"}},
 
-	{"jail.start", 3, "ms", difference, []string{"jail-on", "jail-off"}},
+	{"jail.start", 3, "ms", difference, []string{launchName(true), launchName(false)}},
 
 	{"claim.p50", 100, "ms", p50, []string{"claim"}},
 	{"claim.p99", 200, "ms", p99, []string{"claim"}},
@@ -44,6 +44,14 @@ var budgets = []budget{
 	{"api.list.p50", 20, "ms", p50, []string{"list"}},
 	{"api.burst", 1.25, "×", ratio, []string{flightName("rate", 4), flightName("rate", 50)}},
 	{"api.failures", 0, "", failures, []string{"api", flightName("create", 10), flightName("create", 50)}},
+
+	{"near.quarter", 1.5, "×", ratio, besideAlone("quarter")},
+	{"near.whole", 2, "×", ratio, besideAlone("whole")},
+	{"near.crowd", 4, "×", ratio, besideAlone("crowd")},
+	{"near.echo.p99", 1000, "ms", p99, nearNames("near-echo")},
+	{"near.failures", 0, "", failures, nearNames("near-echo", "near-cpu", "near-write")},
+	{"limit.cpu", 0.27, "CPU", p99, []string{nearName("limit-cpu", "quarter")}},
+	{"limit.io", 1.1, "×", p99, []string{"limit-io"}},
 
 	{"pss.idle", 60, "MiB", p50, []string{crowdName("over.restore", 30), crowdName("over.fork", 30)}},
 }

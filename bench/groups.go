@@ -54,6 +54,7 @@ var groups = []group{
 	{"forks", []string{"fork"}, false, forks},
 	{"memory", []string{"memory"}, true, memories},
 	{"service", []string{"service"}, false, services},
+	{"neighbours", []string{"neighbour"}, false, neighbours},
 }
 
 // parts lists what -only may name.

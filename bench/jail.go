@@ -8,8 +8,8 @@ import (
 	"github.com/dayfly/dayfly/undo"
 )
 
-// jails are starts by two servers in turn, of which one has no jails. Each has a
-// bed of its own.
+// jails are starts by two servers in turn, of which one has no jails, and that
+// part of a start by itself on which a jail acts. Each server has a bed of its own.
 func jails(ctx context.Context, b bed, back *undo.Stack) ([]subject, error) {
 	var list []subject
 	for _, s := range []struct{ name, jail string }{{"jail-on", "on"}, {"jail-off", "off"}} {
@@ -29,5 +29,9 @@ func jails(ctx context.Context, b bed, back *undo.Stack) ([]subject, error) {
 		restore.prepared = true
 		list = append(list, timed(s.name, prime, func(ctx context.Context) (time.Duration, error) { return own.run(ctx, restore) }))
 	}
-	return list, nil
+	l, err := newLaunches(ctx, b, back)
+	if err != nil {
+		return nil, err
+	}
+	return append(list, subject{"launch", []string{launchName(true), launchName(false)}, 1, l.once}), nil
 }

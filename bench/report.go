@@ -18,6 +18,7 @@ func report(w io.Writer, all results, took time.Duration) {
 		fmt.Fprintf(w, "%-20s %-4s %4d %8.*f %8.*f %8.*f %7.0f%%  %s\n", s.name, s.unit, len(v.Values)+len(v.Failed),
 			digits(s), v.quantile(.5), digits(s), v.quantile(.95), digits(s), v.quantile(.99), v.success()*100, s.what)
 	}
+	reportPairs(w, all)
 	for _, s := range allSeries {
 		if v := all[s.name]; v != nil && len(v.Failed) > 0 {
 			fmt.Fprintf(w, "%s failed %d times, first with: %s\n", s.name, len(v.Failed), v.Failed[0])
@@ -27,8 +28,11 @@ func report(w io.Writer, all results, took time.Duration) {
 
 // digits is how many decimals of a series mean something.
 func digits(s series) int {
-	if s.unit == "MiB" {
+	switch s.unit {
+	case "MiB":
 		return 1
+	case "CPU", "×":
+		return 2
 	}
 	return 0
 }

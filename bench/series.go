@@ -25,6 +25,8 @@ var allSeries = slices.Concat([]series{
 	{"restore200", "ms", "as restore, with a disk of 200 GiB instead of 2"},
 	{"jail-on", "ms", "dayfly run, by a server without standby machines, whose jails wait"},
 	{"jail-off", "ms", "the same, by a server that has no jails"},
+	{"launch-jail", "ms", "that part of them alone: the wish for a VMM, in a jail that waits → its CPUs run"},
+	{"launch-bare", "ms", "the same without a jail"},
 	{"claim", "ms", "dayfly run, by a server with standby machines, as what was started last"},
 	{"claim-any", "ms", "the same, but not as what was started last: an empty standby machine"},
 	{"bare", "ms", "reference: the same VMM and kernel to a pid 1 that powers off at once"},
@@ -36,7 +38,25 @@ var allSeries = slices.Concat([]series{
 	{"api", "ms", "creation by a server with 10,000 records: all but the stages of the start"},
 	{"api.start", "ms", "the stages of those starts"},
 	{"list", "ms", "a page of 100 of 10,000 workspaces"},
-}, flying())
+}, flying(), near())
+
+func near() (list []series) {
+	for _, kind := range []struct{ name, what string }{
+		{"near-echo", "request → end of echo in a workspace"},
+		{"near-cpu", "the same of a fixed amount of computing"},
+		{"near-write", "the same of 16 MiB written to its disk"},
+	} {
+		for _, b := range besides {
+			list = append(list, series{nearName(kind.name, b.name), "ms", kind.what + ", " + b.what})
+		}
+	}
+	for _, b := range besides {
+		if b.count > 0 {
+			list = append(list, series{nearName("limit-cpu", b.name), "CPU", fmt.Sprintf("processors that each of those had that have --cpus %g", b.limit)})
+		}
+	}
+	return append(list, series{"limit-io", "×", "what a jailed program that writes without end had of its limit of bytes a second"})
+}
 
 func flying() (list []series) {
 	for _, n := range flights {

@@ -110,10 +110,14 @@ func v1Name(controller string) string {
 	return controller
 }
 
-// usable makes the directory and has the groups in it get the controller.
+// usable makes the directory and has the groups in it get the controller. It may
+// be called again, as where somebody has taken the controller away.
 func (p place) usable(controller string) error {
 	if p.v2 {
 		above := filepath.Dir(p.dir)
+		if err := free(above); err != nil {
+			return err
+		}
 		if err := enable(above, controller); err != nil {
 			return err
 		}
@@ -123,6 +127,25 @@ func (p place) usable(controller string) error {
 	}
 	if p.v2 {
 		return enable(p.dir, controller)
+	}
+	return nil
+}
+
+// free refuses a group of version 2 that has processes of its own: none below it
+// could have limits. The kernel would give it cpu and pids all the same, and from
+// then on take no process into any new group below it (cgroup_vet_subtree_control_enable
+// and cgroup_is_valid_domain in kernel/cgroup/cgroup.c). The top of the hierarchy
+// may have both; it has no type. A container's is a group like any other.
+func free(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	if len(b) > 0 {
+		return dayfly.Errorf(dayfly.Unavailable, "processes are in the control group %s itself: move them into one below it", dir)
 	}
 	return nil
 }

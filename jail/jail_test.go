@@ -396,6 +396,9 @@ func TestMachineThatNeedsTooMuchMemoryIsKilledAlone(t *testing.T) {
 	if exit.State.Success() || strings.HasSuffix(out, strconv.Itoa(64*8)) {
 		t.Errorf("it had what it wanted: %v, %q", exit.State, out)
 	}
+	if !j.OutOfMemory() {
+		t.Error("nobody would know what it died of")
+	}
 	if zombie(bystander.PID()) {
 		t.Error("another machine was killed with it")
 	}
@@ -405,18 +408,22 @@ func TestQuarterOfACPUIsAQuarter(t *testing.T) {
 	t.Parallel()
 	p := openPool(t, testOptions(t))
 	needs.Controller(t, "cpu", p.Lacks())
-	const share, long = 0.25, time.Second
+	const share, long = 0.25, 2 * time.Second
 	j := take(t, p, Spec{Shape: self(t)})
 	if err := j.Limit(Limits{CPUs: share}); err != nil {
 		t.Fatal(err)
 	}
-	_, exit := output(t, j, Command{Args: []string{"x", probeMark, "spin", long.String()}})
-	used := exit.State.UserTime() + exit.State.SystemTime()
-	// A host under load gives less, never more; what was used before the start is
-	// no part of it, but for the program's own beginning.
-	if most := time.Duration(share*float64(long)) + 100*time.Millisecond; used > most {
-		t.Errorf("it used %v in %v", used, long)
+	out, _ := output(t, j, Command{Args: []string{"x", probeMark, "spin", long.String()}})
+	had, err := strconv.ParseFloat(out, 64)
+	// A host under load gives less, never more. In a guest, though, time that the
+	// host took counts as used, and is only then made up for.
+	if err != nil || had > share+.05 {
+		t.Errorf("it had %s of a CPU: %v", out, err)
 	}
+	if groupCount(t, j, "cpu", "cpu.stat", "nr_throttled") == 0 {
+		t.Error("it was never held back")
+	}
+	t.Logf("%.3f of a CPU", had)
 }
 
 func TestWritesAreAsSlowAsTheirLimit(t *testing.T) {
@@ -427,28 +434,73 @@ func TestWritesAreAsSlowAsTheirLimit(t *testing.T) {
 	if _, err := disk(dir); err != nil {
 		t.Skip(needs.Prefix + "disk: " + err.Error() + ": have /tmp on a disk")
 	}
+	ways := []string{"direct"}
+	if p.tree.places["io"].v2 { // version 1 does not know whose the pages are
+		ways = append(ways, "buffered")
+	}
 	const size, rate = 4, 8 // MiB, MiB/s
-	j := take(t, p, Spec{
-		Shape:  self(t),
-		Files:  []File{{Path: dir, Write: true, Own: true}},
-		Limits: Limits{IO: []IO{{Path: dir, WriteBytes: rate << 20}}},
-	})
-	out, exit := output(t, j, Command{Args: []string{"x", probeMark, "direct", filepath.Join(dir, "file"), strconv.Itoa(size)}})
-	took, err := time.ParseDuration(out)
-	// The kernel lets the first of a second's share through at once, in part.
-	if least := time.Second * size / rate / 2; err != nil || took < least {
-		t.Errorf("%d MiB at %d MiB/s took %s, less than %v: %v %v", size, rate, out, least, err, exit.Err())
+	for _, way := range ways {
+		j := take(t, p, Spec{
+			Shape:  self(t),
+			Files:  []File{{Path: dir, Write: true, Own: true}},
+			Limits: Limits{IO: []IO{{Path: dir, WriteBytes: rate << 20}}},
+		})
+		out, exit := output(t, j, Command{Args: []string{"x", probeMark, way, filepath.Join(dir, way), strconv.Itoa(size)}})
+		took, err := time.ParseDuration(out)
+		// The kernel lets the first of a second's share through at once, in part.
+		if least := time.Second * size / rate / 2; err != nil || took < least {
+			t.Errorf("%s: %d MiB at %d MiB/s took %s, less than %v: %v %v", way, size, rate, out, least, err, exit.Err())
+		}
+		t.Logf("%s: %.1f MiB/s", way, size/took.Seconds())
 	}
 }
 
 func TestThreadsAreBounded(t *testing.T) {
 	t.Parallel()
 	p := openPool(t, testOptions(t))
-	j := take(t, p, Spec{Shape: self(t), Limits: Limits{Processes: 24}})
+	wantsThreads(t, take(t, p, Spec{Shape: self(t), Limits: Limits{Processes: 24}}))
+}
+
+// TestThreadsAreBoundedByTheirGroup: where the user's own limit would let them be.
+func TestThreadsAreBoundedByTheirGroup(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	needs.Controller(t, "pids", p.Lacks())
+	j := take(t, p, Spec{Shape: self(t)})
+	if err := j.Limit(Limits{Processes: 24}); err != nil {
+		t.Fatal(err)
+	}
+	wantsThreads(t, j)
+	if groupCount(t, j, "pids", "pids.events", "max") == 0 {
+		t.Error("its group refused nothing")
+	}
+}
+
+func wantsThreads(t *testing.T, j *Jail) {
+	t.Helper()
 	out, exit := output(t, j, Command{Args: []string{"x", probeMark, "threads"}, Env: []string{"GOTRACEBACK=none"}})
 	if exit.State.Success() || strings.Contains(out, "ESCAPED") {
 		t.Errorf("it ended with %v and said %q", exit.State, out)
 	}
+}
+
+// groupCount is a number that a jail's control group keeps.
+func groupCount(t *testing.T, j *Jail, controller, file, name string) (n int) {
+	t.Helper()
+	dir, _ := j.group.dir(controller)
+	b, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if count, ok := strings.CutPrefix(line, name+" "); ok {
+			if n, err = strconv.Atoi(strings.TrimSpace(count)); err == nil {
+				return n
+			}
+		}
+	}
+	t.Fatalf("no %s in %s: %q", name, file, b)
+	return 0
 }
 
 func TestFileThatGrowsTooLargeIsAnErrorOfTheWrite(t *testing.T) {
@@ -473,7 +525,8 @@ func TestControlGroupThatWasRemovedIsNamed(t *testing.T) {
 	p.mu.Unlock()
 	dir, _ := j.group.dir("pids")
 	// Somebody moves its process elsewhere and removes the group.
-	if err := os.WriteFile(filepath.Join(filepath.Dir(dir), "cgroup.procs"), []byte(strconv.Itoa(j.proc.PID())), 0o644); err != nil {
+	elsewhere := filepath.Dir(filepath.Dir(dir)) // of version 2 only the top has processes beside groups
+	if err := os.WriteFile(filepath.Join(elsewhere, "cgroup.procs"), []byte(strconv.Itoa(j.proc.PID())), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the group to be empty", func() bool { return unix.Rmdir(dir) == nil })

@@ -27,20 +27,40 @@ func (g *group) limit(l Limits) error {
 		return err
 	}
 	for _, s := range settings {
-		dir, ok := g.dir(s.controller)
-		if !ok {
-			continue // said when the pool was opened
+		if err := g.set(s); err != nil {
+			return err
 		}
-		err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0o644) //nolint:gosec // the file is there, and the kernel's
-		if err == nil || s.mayLack {
-			continue
+	}
+	return nil
+}
+
+func (g *group) set(s setting) error {
+	dir, ok := g.dir(s.controller)
+	if !ok {
+		return nil // said when the pool was opened
+	}
+	err := s.write(dir)
+	if err == nil || s.mayLack {
+		return nil
+	}
+	if _, gone := os.Stat(dir); errors.Is(gone, fs.ErrNotExist) {
+		return dayfly.Errorf(dayfly.Unavailable, "jail: the control group %s was removed by somebody else: keep other programs out of it, and try again", dir)
+	}
+	if _, gone := os.Stat(filepath.Join(dir, s.file)); errors.Is(gone, fs.ErrNotExist) {
+		// In version 2 others can take a controller away, and have not given it yet
+		// where they are just making the groups' directory.
+		if err = g.tree.places[s.controller].usable(s.controller); err == nil {
+			err = s.write(dir)
 		}
-		if _, gone := os.Stat(dir); errors.Is(gone, fs.ErrNotExist) {
-			return dayfly.Errorf(dayfly.Unavailable, "jail: the control group %s was removed by somebody else: keep other programs out of it, and try again", dir)
-		}
+	}
+	if err != nil {
 		return fmt.Errorf("jail: limit %s: %w", s.value, err)
 	}
 	return nil
+}
+
+func (s setting) write(dir string) error {
+	return os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0o644) //nolint:gosec // the file is there, and the kernel's
 }
 
 // settings translates limits for the version that each controller has.

@@ -1,6 +1,7 @@
 package jail
 
 import (
+	"flag"
 	"io"
 	"log/slog"
 	"os"
@@ -14,6 +15,10 @@ import (
 
 	"github.com/dayfly/dayfly/test/needs"
 )
+
+// unified is given where control groups are known to be those of version 2: a
+// test that finds others, or too few, fails, where it would skip or do without.
+var unified = flag.Bool("unified", false, "fail unless every controller is there, by version 2")
 
 // TestMain lets the test binary play three parts: that of the tests, that of a
 // jail's first process, and that of a hostile VMM (see probe_test.go).
@@ -69,6 +74,13 @@ func openPool(t testing.TB, o Options) *Pool {
 			t.Error(err)
 		}
 	})
+	if *unified {
+		for _, c := range controllers {
+			if place, ok := p.tree.places[c]; !ok || !place.v2 {
+				t.Fatalf("the controller %s is not there by version 2: %+v, %v", c, place, p.tree.reasons[c])
+			}
+		}
+	}
 	return p
 }
 

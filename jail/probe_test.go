@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -69,13 +70,12 @@ func probe(args []string) int {
 		return eatThreads()
 	case "spin":
 		d, _ := time.ParseDuration(args[1])
-		for began := time.Now(); time.Since(began) < d; {
-		}
+		fmt.Println(spin(d))
 	case "obey":
 		return obey()
-	case "direct":
+	case "direct", "buffered":
 		size, _ := strconv.Atoi(args[2])
-		return writeDirect(args[1], size)
+		return writeTimed(args[1], size, args[0] == "direct")
 	case "fill":
 		return fillDisk(args[1])
 	}
@@ -167,9 +167,31 @@ func fillDisk(path string) int {
 	return 0
 }
 
-// writeDirect writes size MiB past the page cache and says how long it took.
-func writeDirect(path string, size int) int {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_DIRECT, 0o600)
+// spin is how much of a CPU it had while it wanted all of one.
+func spin(d time.Duration) float64 {
+	var before, after unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &before); err != nil {
+		return math.Inf(1)
+	}
+	began := time.Now()
+	for time.Since(began) < d {
+	}
+	took := time.Since(began)
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &after); err != nil {
+		return math.Inf(1)
+	}
+	used := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+	return float64(used) / float64(took)
+}
+
+// writeTimed writes size MiB, past the page cache or by it and then to the disk,
+// and says how long it took.
+func writeTimed(path string, size int, direct bool) int {
+	flags := os.O_WRONLY | os.O_CREATE
+	if direct {
+		flags |= unix.O_DIRECT
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -178,6 +200,9 @@ func writeDirect(path string, size int) int {
 	began := time.Now()
 	for n := 0; n < size<<20 && err == nil; n += len(b) {
 		_, err = f.Write(b)
+	}
+	if err == nil && !direct {
+		err = f.Sync()
 	}
 	if err != nil {
 		fmt.Println(err)

@@ -51,6 +51,9 @@ func (b *Block) Sweep(ctx context.Context) error { return b.pool.Sweep(ctx, nil)
 // Prepare has count jails wait for a program, from now on. It does not wait.
 func (b *Block) Prepare(p vmm.Program, count int) { b.pool.Prepare(shape(p), count) }
 
+// Waiting is how many jails wait to be taken.
+func (b *Block) Waiting() int { return b.pool.Waiting() }
+
 // Lacks reports whether this host offers no limits of a kind: cpu, io, memory or
 // pids.
 func (b *Block) Lacks(controller string) bool { return slices.Contains(b.pool.Lacks(), controller) }
