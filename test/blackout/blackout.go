@@ -20,6 +20,7 @@
 package blackout
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/rpc"
@@ -72,7 +73,7 @@ func Start(t testing.TB) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self)
+	cmd := exec.CommandContext(context.Background(), self) // it ends with its input
 	cmd.Args, cmd.Stderr = []string{processName}, os.Stderr
 	in, errIn := cmd.StdinPipe()
 	out, errOut := cmd.StdoutPipe()
@@ -121,7 +122,7 @@ func (f *FS) call(method string, in, out any) {
 
 // Load copies what is below a directory into the root. It is as durable as if it
 // had always been there. Links to one file stay links to one file.
-func (f *FS) Load(from string) { f.t.Helper(); f.call("Load", Copy{FS: f.dir, Dir: from}, nil) }
+func (f *FS) Load(from string) { f.t.Helper(); f.call("Load", Copying{FS: f.dir, Dir: from}, nil) }
 
 // Settle makes all that is there durable, as some time without a power cut does.
 func (f *FS) Settle() { f.t.Helper(); f.call("Settle", f.dir, nil) }
@@ -142,5 +143,5 @@ func (f *FS) Count() (ops int, hit bool) {
 // now.
 func (f *FS) Remains(dir string, a Aftermath) {
 	f.t.Helper()
-	f.call("Remains", Copy{FS: f.dir, Dir: dir, Aftermath: a}, nil)
+	f.call("Remains", Copying{FS: f.dir, Dir: dir, Aftermath: a}, nil)
 }

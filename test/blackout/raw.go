@@ -48,7 +48,7 @@ func (t *tree) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut)
 		if failed := t.op(nospace); failed != fuse.OK {
 			return failed
 		}
-		n.data.truncate(int64(size)) //nolint:gosec // the kernel's
+		n.data.truncate(int64(size))
 	}
 	if mode, ok := in.GetMode(); ok {
 		n.mode = n.mode&syscall.S_IFMT | mode&0o7777
@@ -198,7 +198,7 @@ func (t *tree) Open(_ <-chan struct{}, in *fuse.OpenIn, _ *fuse.OpenOut) fuse.St
 func (t *tree) Read(_ <-chan struct{}, in *fuse.ReadIn, b []byte) (fuse.ReadResult, fuse.Status) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := t.nodes[in.NodeId].data.read(b, int64(in.Offset)) //nolint:gosec // the kernel's
+	n := t.nodes[in.NodeId].data.read(b, int64(in.Offset))
 	return fuse.ReadResultData(b[:n]), fuse.OK
 }
 
@@ -211,19 +211,19 @@ func (t *tree) Write(_ <-chan struct{}, in *fuse.WriteIn, b []byte) (uint32, fus
 	}
 	n := t.nodes[in.NodeId]
 	if !(failed != fuse.OK && t.plan.Going && t.ops > t.plan.At) {
-		n.data.write(b, int64(in.Offset)) //nolint:gosec // the kernel's
+		n.data.write(b, int64(in.Offset))
 	}
-	return uint32(len(b)), failed //nolint:gosec // the kernel's
+	return uint32(len(b)), failed
 }
 
 func (t *tree) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	off, ok := t.nodes[in.NodeId].data.seek(int64(in.Offset), in.Whence == unix.SEEK_HOLE) //nolint:gosec // the kernel's
+	off, ok := t.nodes[in.NodeId].data.seek(int64(in.Offset), in.Whence == unix.SEEK_HOLE)
 	if !ok {
 		return fuse.Status(syscall.ENXIO)
 	}
-	out.Offset = uint64(off) //nolint:gosec // not negative
+	out.Offset = uint64(off)
 	return fuse.OK
 }
 
@@ -233,7 +233,7 @@ func (t *tree) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if failed := t.op(space); failed != fuse.OK {
 		return failed
 	}
-	c, off, length := t.nodes[in.NodeId].data, int64(in.Offset), int64(in.Length) //nolint:gosec // the kernel's
+	c, off, length := t.nodes[in.NodeId].data, int64(in.Offset), int64(in.Length)
 	if in.Mode&unix.FALLOC_FL_KEEP_SIZE == 0 {
 		c.size = max(c.size, off+length)
 	}

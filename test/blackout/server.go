@@ -14,20 +14,24 @@ type server struct {
 	mounts map[string]*tree
 }
 
-// Copy, Arming and Count are what is said to the process and what it says.
+// What is said to the process, and what it says: net/rpc wants the types public.
 type (
-	Copy struct {
+	// Copying is the content of a file system on its way from or to a directory.
+	Copying struct {
 		FS, Dir   string
 		Aftermath Aftermath
 	}
+	// Arming is a plan for a file system.
 	Arming struct {
 		FS   string
 		Plan Plan
 	}
+	// Count is what Arm began to count.
 	Count struct {
 		Ops int
 		Hit bool
 	}
+
 	nothing = struct{ Nothing bool }
 )
 
@@ -76,7 +80,7 @@ func (s *server) at(dir string, do func(*tree) error) error {
 	return do(t)
 }
 
-func (s *server) Load(c Copy, _ *nothing) error {
+func (s *server) Load(c Copying, _ *nothing) error {
 	return s.at(c.FS, func(t *tree) error { return t.loadAll(c.Dir) })
 }
 
@@ -92,6 +96,6 @@ func (s *server) Count(dir string, out *Count) error {
 	return s.at(dir, func(t *tree) error { *out = Count{t.ops, t.hit}; return nil })
 }
 
-func (s *server) Remains(c Copy, _ *nothing) error {
+func (s *server) Remains(c Copying, _ *nothing) error {
 	return s.at(c.FS, func(t *tree) error { return (&remains{c.Aftermath, map[*node]string{}}).dir(t.find("."), c.Dir) })
 }

@@ -1,0 +1,60 @@
+package node
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	"github.com/dayfly/dayfly"
+)
+
+// settle begins to make the files in the workspace's directory durable, while its
+// machine starts.
+func (s *start) settle() {
+	if !s.w.record(*s.ws).kept() {
+		return
+	}
+	done := make(chan error, 1)
+	over := make(chan struct{})
+	s.durable = done                                                          // that of an earlier machine's disk says nothing more
+	s.back.Push("settle", func(context.Context) error { <-over; return nil }) // nothing is removed under its hands
+	go func() {
+		defer close(over)
+		err := syncAll(s.w.dir)
+		if err == nil && s.fresh {
+			err = syncPath(filepath.Dir(s.w.dir))
+		}
+		done <- err
+	}()
+}
+
+// publish makes the workspace a running one.
+func (s *start) publish(ctx context.Context) error {
+	if s.durable != nil {
+		select {
+		case err := <-s.durable:
+			if err != nil {
+				return noSpace(err)
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	ws := *s.ws
+	ws.State = dayfly.Running
+	s.parts.orphan = s.w.node.Outlive
+	had := s.w.parts
+	s.w.parts = s.parts
+	if err := s.w.record(ws).write(s.w.dir); err != nil {
+		s.w.parts = had
+		return err
+	}
+	s.w.machine.Store(&s.parts.machine)
+	s.w.session.Store(s.parts.session)
+	if t := ws.Spec.Timeout; t > 0 && !s.w.node.Outlive { // else whoever is above has the timers
+		s.w.expires = time.After(time.Duration(t) * time.Second)
+	}
+	s.w.show(ws)
+	s.w.node.Log.Info("workspace state", "workspace", s.w.id, "state", ws.State)
+	return nil
+}
