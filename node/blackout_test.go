@@ -87,6 +87,9 @@ func cut(t *testing.T, host *blackout.Host, u use, at int) (over bool) {
 	err := u.do(t.Context(), n, s)
 	_, hit := fs.Count()
 	note := theNote
+	if err == nil && strings.HasPrefix(u.name, "rollback") {
+		note = snapshotNote
+	}
 	if ws, _ := n.Get(t.Context(), s.ID); !hit && ws.State == dayfly.Running {
 		fs.Arm(blackout.Plan{})
 		note = "a later note"
@@ -200,7 +203,12 @@ func (w *world) goesOn(t *testing.T, n *Node, u use, s subject, state dayfly.Sta
 // spoil fails an op of a use, and reports whether the use was over by then.
 func spoil(t *testing.T, host *blackout.Host, u use, at int) (over bool) {
 	w, fs := newWorldOnBlackout(t, host)
-	n := w.node(t)
+	n := w.open(t)
+	defer func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	s := w.subject(t, n, u.state)
 	before := w.files(t)
 	p := blackout.Plan{At: at, Err: syscall.EIO}
@@ -237,6 +245,11 @@ func spoil(t *testing.T, host *blackout.Host, u use, at int) (over bool) {
 	for _, snap := range append(snaps, dayfly.Snapshot{ID: s.Snapshot}) {
 		orRefused(t, "DeleteSnapshot", n.DeleteSnapshot(t.Context(), string(snap.ID)), dayfly.NotFound)
 	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.reboot()
+	n = w.open(t) // what could not be removed goes now
 	if left := w.left(t); len(left) > 0 {
 		t.Errorf("left behind: %q", left)
 	}

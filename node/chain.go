@@ -241,8 +241,8 @@ func keepChain(dir string) error {
 // one. Repeated after a crash it does what is left to do.
 func restoreChain(dir string) error {
 	before := filepath.Join(dir, beforeDir)
-	if _, err := os.Lstat(before); errors.Is(err, fs.ErrNotExist) {
-		return os.RemoveAll(filepath.Join(dir, ".new-"+beforeDir))
+	if _, err := os.Lstat(layerPath(before, 0)); errors.Is(err, fs.ErrNotExist) { // or it was being forgotten
+		return errors.Join(os.RemoveAll(before), os.RemoveAll(filepath.Join(dir, ".new-"+beforeDir)))
 	}
 	layers, err := chain(before)
 	if err != nil {
@@ -254,10 +254,15 @@ func restoreChain(dir string) error {
 	return dropChain(dir)
 }
 
-// dropChain forgets the layers in beforeDir. The uppermost go first: what a
-// crash leaves of them is a disk of an earlier time, and nobody takes it for
-// this one's, as its record says that it runs.
-func dropChain(dir string) error { return os.RemoveAll(filepath.Join(dir, beforeDir)) }
+// dropChain forgets the layers in beforeDir. The lowest goes first: without that,
+// what a crash leaves is no disk.
+func dropChain(dir string) error {
+	before := filepath.Join(dir, beforeDir)
+	if err := os.Remove(layerPath(before, 0)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("node: disk: %w", err)
+	}
+	return os.RemoveAll(before)
+}
 
 func sameFile(a, b string) bool {
 	x, errX := os.Stat(a)

@@ -55,7 +55,7 @@ func (n *Node) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Work
 
 // ForkAdmitted is a Fork of which admit is told ahead of all else: the copies
 // to be, which are creating. An error of it ends the fork. Nil: no one is told.
-func (n *Node) ForkAdmitted(ctx context.Context, id dayfly.ID, count int, admit func([]dayfly.Workspace) error) (_ []dayfly.Workspace, err error) {
+func (n *Node) ForkAdmitted(ctx context.Context, id dayfly.ID, count int, admit func([]dayfly.Workspace) error) ([]dayfly.Workspace, error) {
 	clock := newClock()
 	if count < 1 || count > dayfly.MaxFork {
 		return nil, dayfly.Errorf(dayfly.Invalid, "count is %d: fork 1 to %d", count, dayfly.MaxFork)
@@ -73,7 +73,7 @@ func (n *Node) ForkAdmitted(ctx context.Context, id dayfly.ID, count int, admit 
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, p.close()) }()
+	defer n.discard(p)
 	layers, err := chain(p.home.dir)
 	if err != nil {
 		return nil, err

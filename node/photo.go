@@ -38,6 +38,14 @@ func (p *photo) close() error {
 	return p.home.remove()
 }
 
+// discard closes a photo that has served. What cannot be removed of it goes with the
+// next sweep.
+func (n *Node) discard(p *photo) {
+	if err := p.close(); err != nil {
+		n.Log.Error("removal of a photo", "workspace", p.of.ID, "err", err)
+	}
+}
+
 // sitting is a photo being taken.
 type sitting struct {
 	w    *workspace

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -346,7 +347,10 @@ func (w *workspace) rollback(ctx context.Context, c clock, from *origin) error {
 	if err := w.start(ctx, c, from); err != nil {
 		return err
 	}
-	return errors.Join(dropChain(w.dir), w.dropPauses(1<<30)) // of a time that is no more
+	if err := errors.Join(dropChain(w.dir), w.dropPauses(math.MaxInt)); err != nil { // of a time that is no more
+		w.node.Log.Error("removal of what was before a rollback", "workspace", w.id, "err", err)
+	}
+	return nil
 }
 
 // mayGoBack says whether a running workspace could go on from there.

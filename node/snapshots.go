@@ -22,7 +22,7 @@ import (
 const generationDir = "generation"
 
 // Snapshot keeps a running workspace as it is at one instant; it goes on.
-func (n *Node) Snapshot(ctx context.Context, id dayfly.ID, name string) (_ dayfly.Snapshot, err error) {
+func (n *Node) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error) {
 	if err := dayfly.CheckSnapshotName(name); err != nil {
 		return dayfly.Snapshot{}, err
 	}
@@ -40,7 +40,7 @@ func (n *Node) Snapshot(ctx context.Context, id dayfly.ID, name string) (_ dayfl
 	if err != nil {
 		return dayfly.Snapshot{}, err
 	}
-	defer func() { err = errors.Join(err, p.close()) }()
+	defer n.discard(p)
 	return n.keep(ctx, p, name)
 }
 
