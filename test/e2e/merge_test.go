@@ -100,11 +100,17 @@ func (s *server) settle(t *testing.T, id words.ID, above int) {
 	s.until(t, "its layers are merged", func() bool { return s.layers(t, id) == 2 })
 }
 
-// until waits for what happens without anybody's doing.
+// until waits for what happens without anybody's doing. Between two looks it leaves
+// the processors to those whose doing it is.
 func (s *server) until(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); {
-		if time.Now().After(deadline) {
+	late, look := time.NewTimer(patience), time.NewTicker(20*time.Millisecond)
+	defer late.Stop()
+	defer look.Stop()
+	for !is() {
+		select {
+		case <-look.C:
+		case <-late.C:
 			t.Fatalf("it is not so that %s:\n%s", what, tailOf(s.log()))
 		}
 	}
