@@ -135,6 +135,9 @@ func attachTAP(fd int, name string) error {
 	if err == nil {
 		err = unix.IoctlIfreq(fd, unix.TUNGETIFF, r)
 	}
+	if err == nil { // the last user may have had another
+		err = unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, TAPHeader)
+	}
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		return dayfly.Errorf(dayfly.Conflict, "the TAP device %s is in use by another machine: stop that one first", name)

@@ -398,12 +398,6 @@ func TestOptionalDevicesAreAskedForAsTheAPIHasThem(t *testing.T) {
 	var flushed []string
 	d := firecracker.New(firecracker.Options{
 		Binary: strict(t), Balloon: true,
-		Limits: func(_ vmm.Config, drive int) *firecracker.RateLimit {
-			return &firecracker.RateLimit{
-				Bytes:      firecracker.Bucket{Size: 1 << 20, Burst: 1 << 22, Refill: time.Second},
-				Operations: firecracker.Bucket{Size: int64(drive) * 100, Refill: time.Second}, // the first has no limit
-			}
-		},
 		Metrics: func(machine string, line []byte) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -411,7 +405,8 @@ func TestOptionalDevicesAreAskedForAsTheAPIHasThem(t *testing.T) {
 		},
 	})
 	c := config(t)
-	c.Drives = append(c.Drives, vmm.Drive{Path: c.Initramfs, ReadOnly: true})
+	c.Drives[0].Limit = vmm.Limit{ReadBytes: 1 << 20, Burst: 4 * time.Second}
+	c.Drives = append(c.Drives, vmm.Drive{Path: c.Initramfs, ReadOnly: true, Limit: vmm.Limit{ReadOps: 100, WriteOps: 200}})
 	m := launch(t, d, c)
 	conn, err := m.Channel(t.Context())
 	if err != nil {

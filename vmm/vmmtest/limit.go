@@ -117,9 +117,7 @@ func nicsAreNoFasterThanTheirLimits(t *testing.T, s Setup) {
 	tap.meets(firstMAC, "first")
 	const frames, atOnce = 40, 1
 	began := time.Now()
-	for i := range frames {
-		tap.meets(firstMAC, "one of many "+string(rune('0'+i)))
-	}
+	tap.floods(firstMAC, frames)
 	if took, least := time.Since(began), (frames-atOnce)*time.Second/10; took < least/2 {
 		t.Errorf("%d frames took %s, and at least %s by the limit", frames, took, least)
 	}

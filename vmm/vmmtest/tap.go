@@ -158,6 +158,30 @@ func (p *tap) asks(mac, text string, limit time.Duration) bool {
 	return false
 }
 
+// floods sends so many frames at once, and waits until each is answered.
+func (p *tap) floods(mac string, count int) {
+	p.t.Helper()
+	to, err := net.ParseMAC(mac)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	text := func(i int) string { return fmt.Sprintf("frame %d", i) }
+	for i := range count {
+		if _, err := unix.Write(p.fd, script.Frame(to, p.mac, text(i))); err != nil {
+			p.t.Fatalf("send a frame: %v", err)
+		}
+	}
+	until := time.Now().Add(deadline)
+	for i := 0; i < count; {
+		if time.Now().After(until) {
+			p.t.Fatalf("%d of %d frames are answered", i, count)
+		}
+		if p.hears(to, script.Answer+text(i), time.Until(until)) { // they come in order
+			i++
+		}
+	}
+}
+
 // hears reports whether the next frame is that text from that address.
 func (p *tap) hears(mac net.HardwareAddr, text string, limit time.Duration) bool {
 	poll := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}

@@ -67,17 +67,18 @@ type Traffic struct{ Bytes, Ops *Pacer }
 
 // ReadAt waits until it may.
 func (d Paced) ReadAt(b []byte, at int64) (int, error) {
-	d.Read.pass(len(b))
+	d.Read.Pass(len(b))
 	return d.Drive.ReadAt(b, at)
 }
 
 // WriteAt waits until it may.
 func (d Paced) WriteAt(b []byte, at int64) (int, error) {
-	d.Write.pass(len(b))
+	d.Write.Pass(len(b))
 	return d.Drive.WriteAt(b, at)
 }
 
-func (t Traffic) pass(bytes int) {
+// Pass waits until one operation of so many bytes may pass.
+func (t Traffic) Pass(bytes int) {
 	t.Bytes.Pass(bytes)
 	t.Ops.Pass(1)
 }
