@@ -45,6 +45,10 @@ func probe(args []string) int {
 		pid, _ := strconv.Atoi(args[1])
 		shm, _ := strconv.Atoi(args[5])
 		return tryEscapes(victim{pid, args[2], args[3], args[4], shm, args[6]})
+	case "network":
+		fd, _ := strconv.Atoi(args[1])
+		pid, _ := strconv.Atoi(args[2])
+		return tryReaches(victim{pid: pid, file: args[3], abstract: args[4]}, fd)
 	case "call":
 		nr, _ := strconv.Atoi(args[1])
 		_, _, errno := unix.Syscall6(uintptr(nr), 0, 0, 0, 0, 0, 0)
@@ -258,6 +262,7 @@ var escapes = []attempt{
 	{"open /dev/vda", open("/dev/vda", unix.O_RDONLY)},
 	{"open /dev/tty", open("/dev/tty", unix.O_RDWR)},
 	{"open /dev/fuse", open("/dev/fuse", unix.O_RDWR)},
+	{"open /dev/net/tun that was not given", open("/dev/net/tun", unix.O_RDWR)},
 	{"open /dev/kmsg", open("/dev/kmsg", unix.O_RDONLY)},
 	{"read the kernel log", call(unix.SYS_SYSLOG, 3, 0, 0)},
 	{"become root", call(unix.SYS_SETUID, 0)},
