@@ -55,6 +55,9 @@ func (b *Block) Prepare(p vmm.Program, count int) { b.pool.Prepare(shape(p), cou
 // pids.
 func (b *Block) Lacks(controller string) bool { return slices.Contains(b.pool.Lacks(), controller) }
 
+// Traffic says what of a machine's traffic with the disk of path can be bounded.
+func (b *Block) Traffic(path string) jail.Traffic { return b.pool.Traffic(path) }
+
 // Close removes the jails that wait. Machines keep theirs.
 func (b *Block) Close() error { return b.pool.Close() }
 
