@@ -19,6 +19,7 @@ import (
 	"github.com/dayfly/dayfly/vmm"
 	"github.com/dayfly/dayfly/vmm/firecracker"
 	"github.com/dayfly/dayfly/vmm/firecracker/standin"
+	"github.com/dayfly/dayfly/vmm/vmmtest"
 )
 
 func config(t *testing.T) vmm.Config {
@@ -466,4 +467,22 @@ func TestDriveIsToldByTheVMMsOwnWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, c)
+}
+
+// TestRefusedTAPIsTheRightKind has it taken between our look and Firecracker's.
+func TestRefusedTAPIsTheRightKind(t *testing.T) {
+	t.Parallel()
+	for words, want := range map[string]dayfly.Kind{
+		"Open tap device failed: Error while creating ifreq structure: Resource busy (os error 16)": dayfly.Conflict,
+		"something new": dayfly.Unavailable,
+	} {
+		c := config(t)
+		c.NICs = []vmm.NIC{{TAP: vmmtest.TAP(t), MAC: "06:00:0a:00:00:02"}}
+		refused(t, driver(standin.Install(t, standin.Faults{Refuse: "PUT /network-interfaces/nic0", RefuseWords: words})), c, want)
+		if f, err := vmm.OpenTAP(c.NICs[0].TAP); err != nil {
+			t.Errorf("the TAP device is not free: %v", err)
+		} else {
+			_ = f.Close()
+		}
+	}
 }

@@ -282,3 +282,21 @@ func TestAnotherMachinesProcessIsNotAdopted(t *testing.T) {
 	}
 	nothingLeft(t, c)
 }
+
+// TestJailedFirecrackerDoesNotLiveInTheHostsNetwork leaves out to say where its TAP
+// device is, and says then that it is here.
+func TestJailedFirecrackerDoesNotLiveInTheHostsNetwork(t *testing.T) {
+	block := cells(t)
+	program := strict(t)
+	c := config(t)
+	c.NICs = []vmm.NIC{{TAP: vmmtest.TAP(t), MAC: "06:00:0a:00:00:02"}}
+	c.Spawner = jailed(t, block, program)
+	refused(t, driver(program), c, dayfly.Unavailable)
+	ours, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	c.Spawner = jailedIn(t, block, program, ours)
+	refused(t, driver(program), c, dayfly.Denied)
+}

@@ -62,6 +62,13 @@ func (s Setup) newTAP(t *testing.T) *tap {
 	return p
 }
 
+// TAP makes a TAP device that goes with the test, in this process's network
+// namespace, and returns its name.
+func TAP(t *testing.T) string {
+	t.Helper()
+	return Setup{}.newTAP(t).name
+}
+
 // persist makes a TAP that stays, or has it go.
 func persist(name string, stay bool) error {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
