@@ -223,7 +223,6 @@ func (s Setup) free(t *testing.T, p *tap) {
 // it.
 func NewNamespace(t testing.TB) *os.File {
 	t.Helper()
-	needs.TAP(t)
 	var ns *os.File
 	err := aside(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
