@@ -11,7 +11,7 @@ import (
 const (
 	MaxDevices = 7    // drives and NICs: a microvm without ACPI has 8 virtio-mmio slots, and the channel takes one
 	MaxDrives  = 7    // where there are no NICs
-	MaxNICs    = 4    //
+	MaxNICs    = 4    // so that root and disk have their places beside them
 	MaxID      = 64   // bytes
 	MaxCmdline = 1536 // bytes of added kernel parameters; the kernel takes 2047 in all
 )

@@ -3,6 +3,7 @@ package vmmtest
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -97,6 +98,9 @@ func limitsAreNotSaved(t *testing.T, s Setup) {
 	k := rejoin(t, m)
 	k.put("fill 0 %d", crawled)
 	silent(t, k)
+	// What waits for its limit keeps nobody else waiting.
+	s.push(t, m, 0, filepath.Join(t.TempDir(), "pushed"))
+	save(t, m)
 }
 
 func nicsAreNoFasterThanTheirLimits(t *testing.T, s Setup) {
