@@ -289,6 +289,13 @@ func (j *Jail) message(c Command) (_ start, fds []*os.File, err error) {
 		}
 	}
 	m.Files, m.Room, m.Places = len(fds), j.spec.Room, j.spec.Places
+	if j.spec.Network != nil {
+		dup, err := duplicate(j.spec.Network)
+		if err != nil {
+			return m, fds, fmt.Errorf("jail: network: %w", err)
+		}
+		fds, m.Network = append(fds, dup), true
+	}
 	for _, f := range j.spec.Files {
 		tree, dir, err := j.open(f)
 		if err != nil {
@@ -372,6 +379,9 @@ func (j *Jail) Close() error {
 
 // bare starts the program without any walls.
 func (j *Jail) bare(c Command) (_ *Process, err error) {
+	if j.spec.Network != nil {
+		return nil, dayfly.Errorf(dayfly.Unavailable, "jail: switched off, it has no network of its own: switch it on")
+	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err

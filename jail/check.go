@@ -52,7 +52,7 @@ func try(ctx context.Context, o Options) (err error) {
 // withoutLimit is what a missing controller means.
 var withoutLimit = map[string]string{
 	"cpu":    "a machine may use as many CPUs as it has, whatever fraction was asked for",
-	"io":     "a machine may use all of a disk's speed",
+	"io":     "of a disk's speed a VMM may use all that it does not bound itself",
 	"memory": "a VMM that is taken over may use all of the host's memory",
 	"pids":   "the number of threads is bounded by the user's limit alone",
 }

@@ -77,13 +77,18 @@ func (e *stepError) Unwrap() error { return e.err }
 
 // become ends as the program. Until then every step takes something away.
 func (c *start) become(uid int, fds []int) error {
-	if len(fds) != c.Files+len(c.Mounts) {
+	before := c.Files // the descriptors ahead of the mounts
+	if c.Network {
+		before++
+	}
+	if len(fds) != before+len(c.Mounts) {
 		return errors.New("descriptors got lost on the way")
 	}
-	p := &plunge{start: c, uid: uid}
+	p := &plunge{start: c, uid: uid, network: -1}
 	err := run([]step{
 		{"descriptors", func() error { return p.gather(fds) }},
 		{"files", p.attach},
+		{"network", p.connect},
 		{"room", p.furnish},
 		{"root", closeRoot},
 		{"control group namespace", func() error { return unix.Unshare(unix.CLONE_NEWCGROUP) }},

@@ -73,6 +73,13 @@ type Spec struct {
 
 	// Places are where Bring may put files while the process runs.
 	Places []string
+
+	// Network is a network namespace to live in, in place of an empty one of the
+	// jail's own. The process has /dev/net/tun then, and may open by its name each
+	// TAP device there that is its user's (see UID), or that has no user at all. Of
+	// the other devices it can read what they are, and use none. It may not be
+	// this process's own. Nil: an interface that is down.
+	Network *os.File
 }
 
 // File is a file or directory of the host that is in the jail. Nothing in it can
@@ -137,6 +144,9 @@ func (s Spec) check() error {
 		if err := f.check(); err != nil {
 			return err
 		}
+	}
+	if err := s.checkNetwork(); err != nil {
+		return err
 	}
 	return s.checkInside()
 }

@@ -455,6 +455,26 @@ func TestWritesAreAsSlowAsTheirLimit(t *testing.T) {
 	}
 }
 
+func TestTrafficIsWhatCanBeBounded(t *testing.T) {
+	t.Parallel()
+	p := openPool(t, testOptions(t))
+	needs.Controller(t, "io", p.Lacks())
+	if got := p.Traffic("/proc"); got != NoTraffic {
+		t.Errorf("traffic with /proc is %d", got)
+	}
+	if got := None(nil).Traffic("/"); got != NoTraffic {
+		t.Errorf("traffic of those in no jail is %d", got)
+	}
+	dir := tempDir(t)
+	if _, err := disk(dir); err != nil {
+		t.Skip(needs.Prefix + "disk: " + err.Error() + ": have /tmp on a disk")
+	}
+	got := p.Traffic(dir)
+	if v2 := p.tree.places["io"].v2; got == NoTraffic || got == AllTraffic && !v2 {
+		t.Errorf("traffic with a disk is %d, with version 2 %v", got, v2)
+	}
+}
+
 func TestThreadsAreBounded(t *testing.T) {
 	t.Parallel()
 	p := openPool(t, testOptions(t))

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -173,6 +174,38 @@ func disk(path string) (string, error) {
 		return "", fmt.Errorf("jail: io limit: disk of %s: %w", number, err)
 	}
 	return strings.TrimSpace(string(b)), nil
+}
+
+// Traffic is what of a process's traffic with a disk this host can bound.
+type Traffic int
+
+// What there is of it.
+const (
+	NoTraffic     Traffic = iota
+	DirectTraffic         // what goes past the page cache, and reads that find nothing in it
+	AllTraffic            // writes of the page cache too, which the kernel makes later
+)
+
+// accounting are file systems that say whose the writes of the page cache are
+// (SB_I_CGROUPWB in the kernel).
+var accounting = []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC}
+
+// Traffic says what Limits.IO can bound of the traffic with the disk of path.
+func (p *Pool) Traffic(path string) Traffic {
+	if p.off || slices.Contains(p.tree.lacks(), "io") {
+		return NoTraffic
+	}
+	if _, err := disk(path); err != nil {
+		return NoTraffic
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil || !slices.Contains(accounting, fs.Type) {
+		return DirectTraffic
+	}
+	if !p.tree.places["io"].v2 || !p.tree.places["memory"].v2 { // which says whose a page is
+		return DirectTraffic
+	}
+	return AllTraffic
 }
 
 // OutOfMemory reports whether the kernel has killed what runs in the jail, or

@@ -18,6 +18,7 @@ type plunge struct {
 	uid     int
 	control int
 	files   []int // the program's, by the number they are to have
+	network int   // -1: it stays where it is
 	mounts  []int
 }
 
@@ -36,9 +37,12 @@ func (p *plunge) gather(fds []int) error {
 			return err
 		}
 		unix.Close(fd)
-		if i < p.Files {
+		switch {
+		case i < p.Files:
 			p.files = append(p.files, moved)
-		} else {
+		case i == p.Files && p.Network:
+			p.network = moved
+		default:
 			p.mounts = append(p.mounts, moved)
 		}
 	}

@@ -46,6 +46,9 @@ func apart(pid int, kinds []string) error {
 func (j *Jail) verify(pid int) error {
 	err := apart(pid, append([]string{"cgroup"}, kinds...))
 	if err == nil {
+		err = j.connected(pid)
+	}
+	if err == nil {
 		err = j.powerless(pid)
 	}
 	if err == nil && !j.group.holds(pid) {

@@ -31,13 +31,15 @@ type setup struct {
 }
 
 // start is what a jail is to run. Its descriptors follow: Files of them are the
-// program's, from 0 on, the others are the Mounts.
+// program's, from 0 on, the next is the Network's, if there is one, the others are
+// the Mounts.
 type start struct {
 	Program string   `json:"program"`
 	Args    []string `json:"args"`
 	Env     []string `json:"env"`
 	Dir     string   `json:"dir"`
 	Files   int      `json:"files"`
+	Network bool     `json:"network,omitempty"`
 	Mounts  []mount  `json:"mounts"`
 	Room    string   `json:"room,omitempty"`
 	Places  []string `json:"places,omitempty"`

@@ -24,6 +24,7 @@ var wanted = []string{
 	"dm_crypt",                   // the disk's encryption,
 	"xts",                        // its mode
 	"aesni_intel",                // and the instructions for it
+	"virtio_net",                 // network devices: the agent loads it, and the two it needs, only where there is one
 }
 
 const (

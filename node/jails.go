@@ -2,17 +2,12 @@ package node
 
 import (
 	"context"
-	"errors"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/node/cell"
 	"github.com/dayfly/dayfly/vmm"
 )
-
-// IO bounds the traffic of each machine with the disk that has the state
-// directory, in bytes a second. Zero is no bound.
-type IO struct{ Read, Write int64 }
 
 const (
 	// vmmMemoryMiB is what a VMM may have beside the guest's memory: 40 MiB for
@@ -32,9 +27,7 @@ const jailsAhead = 2
 // openCells takes over the jails of this host. Without Config.Jail there are none.
 func (n *Node) openCells(ctx context.Context) error {
 	if n.Jail == nil {
-		if n.IO != (IO{}) {
-			return dayfly.Errorf(dayfly.Unavailable, "io limits: machines live in no jail here, and so have no limits: switch the jail on, or leave them out")
-		}
+		n.sayBounds()
 		return nil
 	}
 	o := *n.Jail
@@ -45,10 +38,8 @@ func (n *Node) openCells(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if n.IO != (IO{}) && block.Lacks("io") {
-		return errors.Join(noController("io limits", "io"), block.Close())
-	}
 	n.cells = block
+	n.sayBounds()
 	return nil
 }
 
@@ -116,6 +107,9 @@ func (n *Node) mayLimit(spec dayfly.Spec) error {
 // ready, as what has to be done until then is ours to do, and is not to be slow.
 func (s *start) limits(ctx context.Context) error {
 	n, spec := s.w.node, s.ws.Spec
+	if err := n.boundDisk(ctx, s.parts.machine, n.driverOf(s.parts.made.VMM)); err != nil {
+		return err
+	}
 	if s.parts.cell == nil {
 		return context.Cause(ctx) // nobody may wait for it any more
 	}
@@ -123,7 +117,7 @@ func (s *start) limits(ctx context.Context) error {
 	if spec.CPULimit > 0 {
 		l.CPUs = spec.CPULimit
 	}
-	if n.IO != (IO{}) {
+	if n.IO != (IO{}) && n.traffic() != jail.NoTraffic {
 		l.IO = []jail.IO{{Path: n.Dir, ReadBytes: n.IO.Read, WriteBytes: n.IO.Write}}
 	}
 	if err := s.parts.cell.Limit(l); err != nil {

@@ -80,7 +80,8 @@ type Config struct {
 	// rights of this process, and no limits but those of their guest.
 	Jail *jail.Options
 
-	// IO bounds what each machine may read and write. It needs Jail.
+	// IO bounds what each machine may read and write. Its VMM keeps the bounds of the
+	// disk; the rest, and a VMM that was taken over, the jail does where it can.
 	IO IO
 
 	// MergeAbove is how many layers the disk of a running workspace may have before

@@ -9,7 +9,9 @@ import (
 
 // Bounds of a Config beyond those of a dayfly.Spec.
 const (
-	MaxDrives  = 7    // a microvm without ACPI has 8 virtio-mmio slots, and the channel takes one
+	MaxDevices = 7    // drives and NICs: a microvm without ACPI has 8 virtio-mmio slots, and the channel takes one
+	MaxDrives  = 7    // where there are no NICs
+	MaxNICs    = 4    // so that root and disk have their places beside them
 	MaxID      = 64   // bytes
 	MaxCmdline = 1536 // bytes of added kernel parameters; the kernel takes 2047 in all
 )
@@ -37,6 +39,9 @@ func (c Config) Check() error {
 		return err
 	}
 	if err := c.checkMemory(); err != nil {
+		return err
+	}
+	if err := c.checkNICs(); err != nil {
 		return err
 	}
 	return c.checkDrives()
@@ -108,6 +113,9 @@ type use struct {
 func (c Config) checkDrives() error {
 	var all []use
 	for i, d := range c.Drives {
+		if err := d.Limit.Check(); err != nil {
+			return err
+		}
 		for layer, path := range append([]string{d.Path}, d.Below...) {
 			fi, err := os.Stat(path)
 			if err != nil {

@@ -14,6 +14,15 @@ type Lacks struct {
 
 	// Emulation: machines run on KVM alone.
 	Emulation bool
+
+	// LimitsByDirection: what a drive reads and writes counts together, against the
+	// lower of both bounds: it is never faster than its Limit says, but slower where
+	// the two differ, or where both are used at once.
+	LimitsByDirection bool
+
+	// NICLimits: the traffic of NICs cannot be bounded, and NICs with a Limit are
+	// refused as Unavailable. Whoever wants that bounds it behind the TAP.
+	NICLimits bool
 }
 
 // Lacking is a driver that says what its machines do without.

@@ -34,6 +34,13 @@ type Command struct {
 	// there is none.
 	Reopened int
 
+	// TAPs are the names of the TAP devices that the program has (see NIC). It gets
+	// each as an open descriptor, those behind Files, unless it NamesTAPs: then it
+	// opens /dev/net/tun itself and asks for the name, in a network namespace that
+	// has these TAPs and is not this process's.
+	TAPs      []string
+	NamesTAPs bool
+
 	Paths  []Path // what the program opens by name
 	Orphan bool   // it outlives this process; otherwise it dies with it
 

@@ -40,14 +40,16 @@ type Config struct {
 	Initramfs string   // a cpio archive
 	Cmdline   []string // added to the driver's own kernel parameters
 	Drives    []Drive  // /dev/vda, /dev/vdb, … in the guest
+	NICs      []NIC    // none: the guest has no network device at all
 
 	// Memory is what the guest's RAM begins as. The zero value: nothing.
 	Memory Memory
 
 	// State is what Save returned of a machine with the same Config but for ID,
-	// Dir, Memory and the files of the drives, by a VMM of the same version. The
-	// machine then goes on from there, with Memory as its RAM was. Kernel,
-	// Initramfs and Cmdline are what that one was booted with. Empty: it boots.
+	// Dir, Memory, the files of the drives, the TAPs of the NICs and all limits, by
+	// a VMM of the same version. The machine then goes on from there, with Memory as
+	// its RAM was. Kernel, Initramfs and Cmdline are what that one was booted with.
+	// Empty: it boots.
 	State []byte
 
 	// Orphan lets the VMM outlive the process that launched it, for another one
@@ -69,6 +71,8 @@ type Drive struct {
 	// Below are the layers that Path lies over, the uppermost first: qcow2
 	// files, the last a raw one. Machines may share them; nobody writes them.
 	Below []string
+
+	Limit Limit // of its traffic: see Machine.LimitDrive
 }
 
 // Memory is a file of as many bytes as the machine has RAM. Machines whose RAM
@@ -98,18 +102,18 @@ type Driver interface {
 	// Launch starts a VMM process and returns as soon as the guest's CPUs run.
 	// Cancelling ctx ends a launch under way, but not a launched machine. The
 	// error is Invalid for a Config that cannot work (see Config.Check),
-	// Conflict for a drive that another machine has and one of the two writes,
-	// and Unavailable where the host lacks something.
+	// Conflict for a drive that another machine has and one of the two writes, or
+	// for a TAP that another one has, and Unavailable where the host lacks something.
 	Launch(ctx context.Context, c Config) (Machine, error)
 
 	// Adopt takes over a machine that was launched as an Orphan and is alone. Of
 	// c it looks at ID, Dir, Accel, CPUs, MemoryMiB, Spawner, and at how many Drives there
 	// are and which of them are ReadOnly: what is behind them the machine knows
-	// (Machine.Drive). No file outside of Dir need be there any more. One that its
-	// last owner had paused is still paused; one whose guest has ended meanwhile is
-	// a machine that is Done at once. The error is NotFound where no such machine
-	// runs, Conflict where it has an owner, and Unavailable where it does not
-	// answer: it runs on then, and stays alone.
+	// (Machine.Drive). Its NICs and limits are what they were. No file outside of Dir
+	// need be there any more. One that its last owner had paused is still paused;
+	// one whose guest has ended meanwhile is a machine that is Done at once. The
+	// error is NotFound where no such machine runs, Conflict where it has an owner,
+	// and Unavailable where it does not answer: it runs on then, and stays alone.
 	Adopt(ctx context.Context, c Config) (Machine, error)
 }
 
@@ -149,7 +153,12 @@ type Machine interface {
 	// content the guest has not kept. Read-only stays what it was.
 	SetDrive(ctx context.Context, i int, d Drive) error
 
-	// Drive says what is behind drive i now, by the VMM's own word: a process
+	// LimitDrive bounds the traffic of drive i from now on, in place of what
+	// bounded it until then. It may be called in either state. It is not saved: a
+	// restored machine has the limits of its Config.
+	LimitDrive(ctx context.Context, i int, l Limit) error
+
+	// Drive says what is behind drive i now, but for its limit, by the VMM's own word: a process
 	// that dies in PushLayer may or may not have made a layer the uppermost.
 	Drive(ctx context.Context, i int) (Drive, error)
 

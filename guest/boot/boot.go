@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -95,9 +96,8 @@ func loadModules(list string) error {
 	if err != nil {
 		return fmt.Errorf("module list: %w", err)
 	}
-	vsock := channelIsVsock()
 	for path := range strings.FieldsSeq(string(names)) {
-		if strings.Contains(filepath.Base(path), "vsock") && !vsock {
+		if !hasUse(filepath.Base(path)) {
 			continue // loading what has no device takes time, too
 		}
 		if err := loadModule(path); err != nil {
@@ -105,6 +105,28 @@ func loadModules(list string) error {
 		}
 	}
 	return nil
+}
+
+// hasUse reports whether a module may have a device here, once those before it
+// are loaded.
+func hasUse(module string) bool {
+	switch {
+	case strings.Contains(module, "vsock"):
+		return channelIsVsock()
+	case module == "virtio_net.ko", strings.Contains(module, "failover"): // which it needs
+		return hasNIC("/sys")
+	}
+	return true
+}
+
+// hasNIC reports whether one of the virtio devices is a network device.
+func hasNIC(sys string) bool {
+	const network = "0x0001" // include/uapi/linux/virtio_ids.h
+	kinds, _ := filepath.Glob(sys + "/bus/virtio/devices/*/device")
+	return slices.ContainsFunc(kinds, func(path string) bool {
+		kind, err := os.ReadFile(path)
+		return err == nil && strings.TrimSpace(string(kind)) == network
+	})
 }
 
 func loadModule(path string) error {

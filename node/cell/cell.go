@@ -58,6 +58,9 @@ func (b *Block) Waiting() int { return b.pool.Waiting() }
 // pids.
 func (b *Block) Lacks(controller string) bool { return slices.Contains(b.pool.Lacks(), controller) }
 
+// Traffic says what of a machine's traffic with the disk of path can be bounded.
+func (b *Block) Traffic(path string) jail.Traffic { return b.pool.Traffic(path) }
+
 // Close removes the jails that wait. Machines keep theirs.
 func (b *Block) Close() error { return b.pool.Close() }
 
@@ -75,14 +78,23 @@ func shape(p vmm.Program) jail.Shape {
 // Cell is what one machine lives in, once its driver has spawned it. It is a
 // vmm.Spawner.
 type Cell struct {
-	block  *Block
-	limits jail.Limits
+	block   *Block
+	limits  jail.Limits
+	network *os.File
 
 	mu   sync.Mutex // guards what follows
 	jail *jail.Jail // of the process it spawned or adopted last
 }
 
 var _ vmm.Spawner = (*Cell)(nil)
+
+// Connect has the TAP devices of the machine taken from a network namespace, which
+// stays the caller's. A VMM that opens them by itself lives there, so that nothing
+// else may. Without it they are taken from this process's.
+func (c *Cell) Connect(network *os.File) *Cell {
+	c.network = network
+	return c
+}
 
 // Limit bounds a machine that runs, by what of l is not zero.
 func (c *Cell) Limit(l jail.Limits) error {
@@ -97,9 +109,15 @@ func (c *Cell) Limit(l jail.Limits) error {
 
 // Spawn starts a VMM in a jail.
 func (c *Cell) Spawn(ctx context.Context, cmd vmm.Command) (_ vmm.Process, err error) {
-	j, err := c.block.pool.Take(ctx, jail.Spec{
+	spec := jail.Spec{
 		Shape: shape(cmd.Program), Files: files(cmd.Paths), Limits: c.limits, Room: cmd.Room, Places: cmd.Places,
-	})
+	}
+	taps, err := c.taps(cmd, &spec)
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(taps) // the process has them then
+	j, err := c.block.pool.Take(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +126,10 @@ func (c *Cell) Spawn(ctx context.Context, cmd vmm.Command) (_ vmm.Process, err e
 			err = errors.Join(err, j.Close())
 		}
 	}()
-	handed := slices.Clone(cmd.Files)
+	if err := c.give(cmd, j); err != nil {
+		return nil, err
+	}
+	handed := append(slices.Clone(cmd.Files), taps...)
 	if i := cmd.Reopened - firstFile; i >= 0 {
 		lent, err := lend(j, handed[i])
 		if err != nil {

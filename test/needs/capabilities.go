@@ -36,6 +36,7 @@ var (
 	mount       = &capability{name: "mount", remedy: "run as root with CAP_SYS_ADMIN", probe: probeMount}
 	fuse        = &capability{name: "fuse", remedy: "run as root on a kernel with FUSE", probe: device("/dev/fuse")}
 	loop        = &capability{name: "loop", remedy: "run as root where loop devices can be made", probe: probeLoop}
+	tap         = &capability{name: "tap", remedy: "run as root, with the module tun", probe: probeTAP}
 	e2fsprogs   = &capability{name: "e2fsprogs", remedy: setupTest, probe: tool("e2fsck", "/usr/sbin/e2fsck")}
 	xfs         = &capability{name: "xfs", remedy: setupTest, probe: fileSystem("xfs")}
 	btrfs       = &capability{name: "btrfs", remedy: setupTest, probe: fileSystem("btrfs")}
@@ -51,7 +52,7 @@ var (
 	kernelSrc   = &capability{name: "kernel-source", remedy: "run packaging/setup.sh kernel", probe: probeKernelSource}
 	state       = &capability{name: "state", remedy: "run make test, which prepares one", probe: probeState}
 
-	capabilities = []*capability{root, mount, fuse, loop, e2fsprogs, xfs, btrfs, mmdebstrap, python, curl, postgresql, qemu, firecracker, kvm, vhostVsock, kernelDeb, kernelSrc, jail, cgroup, state}
+	capabilities = []*capability{root, mount, fuse, loop, tap, e2fsprogs, xfs, btrfs, mmdebstrap, python, curl, postgresql, qemu, firecracker, kvm, vhostVsock, kernelDeb, kernelSrc, jail, cgroup, state}
 )
 
 // Root needs the test to run as root.
@@ -65,6 +66,9 @@ func FUSE(t testing.TB) { t.Helper(); fuse.require(t) }
 
 // Loop needs loop devices and the right to mount them.
 func Loop(t testing.TB) { t.Helper(); loop.require(t) }
+
+// TAP needs the right to make TAP devices, and network namespaces to put them in.
+func TAP(t testing.TB) { t.Helper(); tap.require(t) }
 
 // E2fsprogs needs mke2fs, e2fsck and debugfs. It returns the path of e2fsck;
 // the others lie beside it.
@@ -146,6 +150,24 @@ func probeLoop() (string, error) {
 	defer f.Close()
 	if _, err := unix.IoctlRetInt(int(f.Fd()), unix.LOOP_CTL_GET_FREE); err != nil {
 		return "", fmt.Errorf("no free loop device: %w", err)
+	}
+	return "", nil
+}
+
+// probeTAP makes a device that goes with its descriptor.
+func probeTAP() (string, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	r, err := unix.NewIfreq("dfyneeds%d")
+	if err != nil {
+		return "", err
+	}
+	r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, r); err != nil {
+		return "", fmt.Errorf("making a TAP device: %w", err)
 	}
 	return "", nil
 }

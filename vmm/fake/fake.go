@@ -14,11 +14,13 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/vmm"
 )
 
@@ -32,8 +34,10 @@ type Inside struct {
 	Config  vmm.Config
 	Port    net.Listener // the port's connections, one after another; the host's hang-up is io.EOF
 	Console io.Writer
-	RAM     []byte                         // all of it that is saved and restored: a restored guest finds in it what its origin left
-	Drive   func(i int) (vmm.Drive, error) // drive i as it is now: Path holds all of it
+	RAM     []byte                                   // all of it that is saved and restored: a restored guest finds in it what its origin left
+	Drive   func(i int) (vmm.Drive, error)           // drive i as it is now: Path holds all of it
+	Limit   func(i int) (vmm.Limit, <-chan struct{}) // that of drive i, which the guest keeps to, until the channel is closed
+	NICs    []io.ReadWriter                          // of the Config's NICs: each Read and Write is one frame, behind a header of vmm.TAPHeader bytes
 }
 
 // Driver makes machines of one kind of guest. It is a vmm.Driver.
@@ -52,14 +56,14 @@ var _ vmm.Driver = (*Driver)(nil)
 // New makes a driver whose machines run guest. refuse, unless nil, is asked
 // before every launch, which fails with its error.
 func New(guest Guest, refuse func(vmm.Config) error) *Driver {
-	return &Driver{guest: guest, refuse: refuse, owned: map[*machine]bool{}}
+	return &Driver{guest: guest, refuse: refuse, lacks: vmm.Lacks{NICLimits: true}, owned: map[*machine]bool{}}
 }
 
 // NewRaw makes a driver like New's, whose machines have raw drives alone, and lose
 // their channel when they are saved.
 func NewRaw(guest Guest, refuse func(vmm.Config) error) *Driver {
 	d := New(guest, refuse)
-	d.lacks = vmm.Lacks{Layers: true, LastingChannel: true}
+	d.lacks.Layers, d.lacks.LastingChannel = true, true
 	return d
 }
 
@@ -88,6 +92,11 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) 
 			return nil, noLayers()
 		}
 	}
+	for i, n := range c.NICs {
+		if !n.Limit.None() {
+			return nil, dayfly.Errorf(dayfly.Unavailable, "network device %d has a limit, which this driver cannot keep", i)
+		}
+	}
 	if d.refuse != nil {
 		if err := d.refuse(c); err != nil {
 			return nil, err
@@ -108,18 +117,26 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) 
 	if err != nil {
 		return nil, err
 	}
+	taps, err := openTAPs(c.NICs)
+	if err != nil {
+		unlockDrives(drives)
+		return nil, err
+	}
 	ram, err := mapRAM(c)
 	if err != nil {
 		unlockDrives(drives)
+		closeTAPs(taps)
 		return nil, err
 	}
 	if c.Memory.Fill != nil {
 		if err := c.Memory.Fill(ctx); err != nil {
 			unlockDrives(drives)
+			closeTAPs(taps)
 			return nil, errors.Join(err, unix.Munmap(ram))
 		}
 	}
 	v := &vm{
+		taps:    taps,
 		config:  c,
 		ram:     ram,
 		drives:  drives,
@@ -127,6 +144,7 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (vmm.Machine, error) 
 		port:    newPort(),
 		console: vmm.NewTail(vmm.ConsoleBytes),
 		done:    make(chan struct{}),
+		limited: make(chan struct{}),
 	}
 	alive, end := context.WithCancelCause(context.Background())
 	v.end = end
@@ -165,21 +183,25 @@ type vm struct {
 	console *vmm.Tail
 	config  vmm.Config
 	ram     []byte
+	taps    []*os.File
 	end     context.CancelCauseFunc
 	done    chan struct{}
 	exit    vmm.Exit // valid once done is closed
 
-	mu     sync.Mutex
-	drives []attached
-	owner  *machine
+	mu      sync.Mutex
+	drives  []attached
+	limited chan struct{} // closed when a drive's limit changes
+	lifted  bool          // no limit holds any more
+	owner   *machine
 }
 
 // run is the guest's whole life.
 func (v *vm) run(ctx context.Context, guest Guest, c vmm.Config) {
-	stop := context.AfterFunc(ctx, v.port.shut)
-	err := guest(ctx, Inside{Config: c, Port: v.port, Console: v.console, RAM: v.ram, Drive: v.drive})
+	stop := context.AfterFunc(ctx, func() { v.port.shut(); v.lift() })
+	err := guest(ctx, Inside{Config: c, Port: v.port, Console: v.console, RAM: v.ram, Drive: v.drive, Limit: v.limit, NICs: v.nics()})
 	stop()
 	v.port.shut()
+	closeTAPs(v.taps)
 	v.exit = v.why(context.Cause(ctx), err)
 	v.mu.Lock()
 	unlockDrives(v.drives)

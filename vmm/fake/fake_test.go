@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,7 +50,10 @@ var errPanic = errors.New("asked to")
 
 // run serves the suite's conversation.
 func run(_ context.Context, in fake.Inside) error {
-	g := &inside{Inside: in, booted: time.Now()}
+	g := &inside{Inside: in, booted: time.Now(), paced: map[int]script.Paced{}}
+	if err := g.listenAgain(); err != nil {
+		return err
+	}
 	for hangUps := 0; ; hangUps++ {
 		conn, err := in.Port.Accept()
 		if err != nil {
@@ -66,6 +71,9 @@ type inside struct {
 	fake.Inside
 	booted time.Time
 	end    error
+
+	mu    sync.Mutex
+	paced map[int]script.Paced
 }
 
 func (g *inside) Drive(i int) (script.Drive, error) {
@@ -77,7 +85,34 @@ func (g *inside) Drive(i int) (script.Drive, error) {
 	if d.ReadOnly {
 		how = os.O_RDONLY
 	}
-	return os.OpenFile(d.Path, how, 0)
+	f, err := os.OpenFile(d.Path, how, 0)
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p, ok := g.paced[i]
+	if !ok {
+		p.Read = g.traffic(i, func(l vmm.Limit) (int64, int64) { return l.ReadBytes, l.ReadOps })
+		p.Write = g.traffic(i, func(l vmm.Limit) (int64, int64) { return l.WriteBytes, l.WriteOps })
+		g.paced[i] = p
+	}
+	p.Drive = f
+	return p, nil
+}
+
+// traffic keeps to what the driver says of one direction of a drive.
+func (g *inside) traffic(i int, of func(vmm.Limit) (bytes, ops int64)) script.Traffic {
+	pacer := func(which func(bytes, ops int64) int64) *script.Pacer {
+		return &script.Pacer{Rate: func() (script.Rate, <-chan struct{}) {
+			l, changed := g.Limit(i)
+			return script.Rate{PerSecond: float64(which(of(l))), Burst: max(vmm.LeastBurst, l.Burst)}, changed
+		}}
+	}
+	return script.Traffic{
+		Bytes: pacer(func(bytes, _ int64) int64 { return bytes }),
+		Ops:   pacer(func(_, ops int64) int64 { return ops }),
+	}
 }
 
 func (g *inside) Keep(text string) error {
@@ -89,6 +124,35 @@ func (g *inside) Keep(text string) error {
 func (g *inside) Kept() (string, error) {
 	text, _, _ := strings.Cut(string(g.RAM[:vmm.PageSize]), "\x00")
 	return text, nil
+}
+
+// Listen goes on in a restored guest, as its program does: what it was told is in
+// the RAM.
+func (g *inside) Listen(mac string) error {
+	addr, err := net.ParseMAC(mac)
+	if err != nil {
+		return err
+	}
+	for i, n := range g.Config.NICs {
+		if n.MAC == mac {
+			g.RAM[vmm.PageSize+i] = 1
+			go script.Echo(g.NICs[i], addr, vmm.TAPHeader)
+			return nil
+		}
+	}
+	return errors.New("no such network device")
+}
+
+// listenAgain is what a restored guest does.
+func (g *inside) listenAgain() error {
+	for i, n := range g.Config.NICs {
+		if g.RAM[vmm.PageSize+i] == 1 {
+			if err := g.Listen(n.MAC); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (g *inside) Console(line string) error {

@@ -124,7 +124,48 @@ func (m *machine) Drive(ctx context.Context, i int) (vmm.Drive, error) {
 	if err := m.usable(ctx); err != nil {
 		return vmm.Drive{}, err
 	}
-	return m.drive(i)
+	d, err := m.drive(i)
+	d.Limit = vmm.Limit{} // which is not asked for
+	return d, err
+}
+
+// LimitDrive says what the guest, which reads and writes by itself, has to keep to.
+func (m *machine) LimitDrive(ctx context.Context, i int, l vmm.Limit) error {
+	if err := errors.Join(m.usable(ctx), l.Check()); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i < 0 || i >= len(m.drives) {
+		return dayfly.Errorf(dayfly.Invalid, "the machine has no drive %d", i)
+	}
+	m.drives[i].Limit = l
+	m.wake()
+	return nil
+}
+
+// wake lets whoever keeps to a limit look at it again. The caller holds mu.
+func (v *vm) wake() {
+	close(v.limited)
+	v.limited = make(chan struct{})
+}
+
+// lift has a guest that is to end wait for nothing.
+func (v *vm) lift() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.lifted = true
+	v.wake()
+}
+
+// limit is that of drive i now, and a channel that is closed when one changes.
+func (v *vm) limit(i int) (vmm.Limit, <-chan struct{}) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.lifted {
+		return vmm.Limit{}, v.limited
+	}
+	return v.drives[i].Limit, v.limited
 }
 
 // PushLayer makes a new layer the uppermost of a drive.
@@ -178,6 +219,7 @@ func (v *vm) change(i int, d vmm.Drive) error {
 	defer v.mu.Unlock()
 	old := v.drives[i]
 	old.unlock() // flock knows no lowering of a lock held by another descriptor
+	d.Limit = old.Limit
 	now, err := lockDrive(d)
 	if err != nil {
 		again, _ := lockDrive(old.Drive)
@@ -225,7 +267,8 @@ func unlockDrives(all []attached) {
 }
 
 func lockDrive(d vmm.Drive) (attached, error) {
-	a := attached{Drive: vmm.Drive{Path: d.Path, ReadOnly: d.ReadOnly, Below: slices.Clone(d.Below)}}
+	a := attached{Drive: d}
+	a.Below = slices.Clone(d.Below)
 	for i, path := range append([]string{d.Path}, d.Below...) {
 		f, err := os.Open(path)
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/dayfly/dayfly/vmm"
 	"github.com/dayfly/dayfly/vmm/firecracker"
 	"github.com/dayfly/dayfly/vmm/firecracker/standin"
+	"github.com/dayfly/dayfly/vmm/vmmtest"
 )
 
 func config(t *testing.T) vmm.Config {
@@ -398,12 +399,6 @@ func TestOptionalDevicesAreAskedForAsTheAPIHasThem(t *testing.T) {
 	var flushed []string
 	d := firecracker.New(firecracker.Options{
 		Binary: strict(t), Balloon: true,
-		Limits: func(_ vmm.Config, drive int) *firecracker.RateLimit {
-			return &firecracker.RateLimit{
-				Bytes:      firecracker.Bucket{Size: 1 << 20, Burst: 1 << 22, Refill: time.Second},
-				Operations: firecracker.Bucket{Size: int64(drive) * 100, Refill: time.Second}, // the first has no limit
-			}
-		},
 		Metrics: func(machine string, line []byte) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -411,7 +406,8 @@ func TestOptionalDevicesAreAskedForAsTheAPIHasThem(t *testing.T) {
 		},
 	})
 	c := config(t)
-	c.Drives = append(c.Drives, vmm.Drive{Path: c.Initramfs, ReadOnly: true})
+	c.Drives[0].Limit = vmm.Limit{ReadBytes: 1 << 20, Burst: 4 * time.Second}
+	c.Drives = append(c.Drives, vmm.Drive{Path: c.Initramfs, ReadOnly: true, Limit: vmm.Limit{ReadOps: 100, WriteOps: 200}})
 	m := launch(t, d, c)
 	conn, err := m.Channel(t.Context())
 	if err != nil {
@@ -471,4 +467,22 @@ func TestDriveIsToldByTheVMMsOwnWord(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingLeft(t, c)
+}
+
+// TestRefusedTAPIsTheRightKind has it taken between our look and Firecracker's.
+func TestRefusedTAPIsTheRightKind(t *testing.T) {
+	t.Parallel()
+	for words, want := range map[string]dayfly.Kind{
+		"Open tap device failed: Error while creating ifreq structure: Resource busy (os error 16)": dayfly.Conflict,
+		"something new": dayfly.Unavailable,
+	} {
+		c := config(t)
+		c.NICs = []vmm.NIC{{TAP: vmmtest.TAP(t), MAC: "06:00:0a:00:00:02"}}
+		refused(t, driver(standin.Install(t, standin.Faults{Refuse: "PUT /network-interfaces/nic0", RefuseWords: words})), c, want)
+		if f, err := vmm.OpenTAP(c.NICs[0].TAP); err != nil {
+			t.Errorf("the TAP device is not free: %v", err)
+		} else {
+			_ = f.Close()
+		}
+	}
 }

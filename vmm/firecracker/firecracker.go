@@ -30,7 +30,6 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,25 +55,9 @@ type Options struct {
 	// It deflates by itself when the guest runs out of memory.
 	Balloon bool
 
-	// Limits bounds what the drives of a machine may do. Default: nothing.
-	Limits func(c vmm.Config, drive int) *RateLimit
-
 	// Metrics is called with every line of JSON that a machine's Firecracker
 	// flushes, once a minute and at its end. Default: they are not written.
 	Metrics func(machine string, line []byte)
-}
-
-// RateLimit is what one drive may do: so much at once, and so much again in
-// every Refill. A zero Size is no limit.
-type RateLimit struct {
-	Bytes, Operations Bucket
-}
-
-// Bucket is one limit: Size bytes or operations, filled again in Refill, with an
-// extra Burst in the beginning.
-type Bucket struct {
-	Size, Burst int64
-	Refill      time.Duration
 }
 
 // Driver makes machines of Firecracker processes. It is a vmm.Driver.
@@ -107,7 +90,7 @@ func (d *Driver) Name() string { return "firecracker" }
 
 // Lacks says what Firecracker has not.
 func (*Driver) Lacks() vmm.Lacks {
-	return vmm.Lacks{Layers: true, LastingChannel: true, Emulation: true}
+	return vmm.Lacks{Layers: true, LastingChannel: true, Emulation: true, LimitsByDirection: true}
 }
 
 // Version returns what Firecracker says of itself, such as "1.16.2". It runs

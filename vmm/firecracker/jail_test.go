@@ -64,7 +64,13 @@ func (b besides) Spawn(ctx context.Context, c vmm.Command) (vmm.Process, error) 
 // jailed is a Spawner of jails for an installed stand-in.
 func jailed(t *testing.T, block *cell.Block, program string) vmm.Spawner {
 	t.Helper()
-	b := besides{Spawner: block.Cell(jail.Limits{})}
+	return jailedIn(t, block, program, nil)
+}
+
+// jailedIn is one of jails whose TAP devices are in a network namespace.
+func jailedIn(t *testing.T, block *cell.Block, program string, network *os.File) vmm.Spawner {
+	t.Helper()
+	b := besides{Spawner: block.Cell(jail.Limits{}).Connect(network)}
 	for _, name := range standin.Files(t, program) {
 		b.files = append(b.files, vmm.Path{Name: name, Write: true})
 	}
@@ -76,9 +82,9 @@ func jailed(t *testing.T, block *cell.Block, program string) vmm.Spawner {
 func TestConformanceOfStandInInJail(t *testing.T) {
 	block := cells(t)
 	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup {
-		program := strict(t)
+		program, network := strict(t), vmmtest.NewNamespace(t)
 		return suite(vmmtest.Setup{
-			Driver: firecracker.New(firecracker.Options{Binary: program}), Spawner: jailed(t, block, program),
+			Driver: firecracker.New(firecracker.Options{Binary: program}), Spawner: jailedIn(t, block, program, network), Network: network,
 			Kernel: vmlinux(t), Initramfs: initramfs(t),
 		})
 	})
@@ -90,9 +96,9 @@ func TestConformanceOnKVMInJail(t *testing.T) {
 	needs.KVM(t)
 	block := cells(t)
 	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup {
-		boot := fromPackage(t)
+		boot, network := fromPackage(t), vmmtest.NewNamespace(t)
 		return suite(vmmtest.Setup{
-			Driver: firecracker.New(firecracker.Options{Binary: binary}), Spawner: block.Cell(jail.Limits{}),
+			Driver: firecracker.New(firecracker.Options{Binary: binary}), Spawner: block.Cell(jail.Limits{}).Connect(network), Network: network,
 			Kernel: boot.Vmlinux, Initramfs: boot.Initramfs, Cmdline: boot.Cmdline,
 		})
 	})
@@ -275,4 +281,22 @@ func TestAnotherMachinesProcessIsNotAdopted(t *testing.T) {
 		t.Error(err)
 	}
 	nothingLeft(t, c)
+}
+
+// TestJailedFirecrackerDoesNotLiveInTheHostsNetwork leaves out to say where its TAP
+// device is, and says then that it is here.
+func TestJailedFirecrackerDoesNotLiveInTheHostsNetwork(t *testing.T) {
+	block := cells(t)
+	program := strict(t)
+	c := config(t)
+	c.NICs = []vmm.NIC{{TAP: vmmtest.TAP(t), MAC: "06:00:0a:00:00:02"}}
+	c.Spawner = jailed(t, block, program)
+	refused(t, driver(program), c, dayfly.Unavailable)
+	ours, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	c.Spawner = jailedIn(t, block, program, ours)
+	refused(t, driver(program), c, dayfly.Denied)
 }

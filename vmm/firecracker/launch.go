@@ -49,7 +49,7 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 		}
 	}()
 	for _, step := range []func(context.Context) error{
-		l.makeHome, l.makeDrives, l.makeFiles, l.start, l.enter, l.fill, l.greet, l.begin,
+		l.makeHome, l.makeDrives, l.seeTAPs, l.makeFiles, l.start, l.enter, l.fill, l.greet, l.begin,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -90,6 +90,22 @@ func (l *launch) makeDrives(context.Context) (err error) {
 		if err := l.m.home.link(d.Path, driveName(i)); err != nil {
 			return fmt.Errorf("firecracker: drive: %w", err)
 		}
+	}
+	return nil
+}
+
+// seeTAPs says what is wrong about a TAP, which Firecracker would say less clearly.
+// A Spawner knows better where they are.
+func (l *launch) seeTAPs(context.Context) error {
+	if l.config.Spawner != nil {
+		return nil
+	}
+	for _, n := range l.config.NICs {
+		f, err := vmm.OpenTAP(n.TAP)
+		if err != nil {
+			return err
+		}
+		_ = f.Close() // as it was
 	}
 	return nil
 }
@@ -328,6 +344,8 @@ var refusals = []struct {
 	{"/snapshot/load", "", dayfly.Unavailable, "this VMM cannot go on from the saved state: it was saved by another version, or of another machine; start cold instead"},
 	{"/boot-source", "", dayfly.Invalid, "firecracker cannot read the guest's kernel or initramfs"},
 	{"/actions", "ernel", dayfly.Invalid, "firecracker cannot load the guest's kernel"},
+	{"/network-interfaces/", "esource busy", dayfly.Conflict, "a TAP device is in use by another machine: stop that one first"},
+	{"/network-interfaces/", "", dayfly.Unavailable, "firecracker cannot use a TAP device of the machine"},
 	{"/drives/", "", dayfly.Unavailable, "firecracker cannot open a drive of the machine"},
 }
 

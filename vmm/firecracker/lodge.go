@@ -48,6 +48,9 @@ func (l *launch) lodge(ctx context.Context, s spec) (*process, error) {
 	for i := range l.config.Drives {
 		c.Places = append(c.Places, inside(newName(driveName(i))))
 	}
+	for _, n := range l.config.NICs {
+		c.TAPs, c.NamesTAPs = append(c.TAPs, n.TAP), true
+	}
 	if l.m.base != nil {
 		c.Reopened = memoryFD
 	}

@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/vmm"
 )
@@ -362,3 +364,28 @@ func formatArea(a area) string {
 }
 
 func hex(n uint64) string { return strconv.FormatUint(n, 16) }
+
+// TestBucketsAreNoFasterThanTheirRate goes through rates and bursts, of which one
+// operation at least must fit.
+func TestBucketsAreNoFasterThanTheirRate(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		rate := rapid.Int64Range(1, 1<<40).Draw(t, "rate")
+		burst := time.Duration(rapid.Int64Range(0, 3600).Draw(t, "seconds")) * time.Second
+		b := bucket(rate, burst)
+		if b.Size < 1 || b.Refill < 1 || float64(b.Size)/float64(b.Refill) > float64(rate)/1000*(1+1e-9) {
+			t.Fatalf("%d a second is %+v", rate, b)
+		}
+		most := max(1, float64(rate)*max(burst, vmm.LeastBurst).Seconds())
+		if float64(b.Size) > most || float64(b.Size) < most/2 {
+			t.Fatalf("%d a second with bursts of %s is %+v", rate, burst, b)
+		}
+	})
+	if b := bucket(0, time.Second); b != (tokenBucket{}) {
+		t.Errorf("no limit is %+v", b)
+	}
+	both := driveRates(vmm.Limit{ReadBytes: 10 << 20, WriteBytes: 1 << 20, WriteOps: 100})
+	if want := rates(1<<20, 100, 0); both != want {
+		t.Errorf("a drive's limits are %+v, want %+v", both, want)
+	}
+}

@@ -26,6 +26,9 @@ const (
 
 func driveName(i int) string { return fmt.Sprintf("drive%d", i) }
 
+// nicName is what Firecracker calls a network device; in no directory is it a name.
+func nicName(i int) string { return fmt.Sprintf("nic%d", i) }
+
 // Descriptors that Firecracker inherits, in this order, and opens by their
 // number: what goes through them has no name and is on no disk.
 const (
@@ -67,14 +70,21 @@ type (
 		ID   string `json:"drive_id"`
 		Path string `json:"path_on_host"`
 	}
-	rateLimiter struct {
-		Bandwidth  *tokenBucket `json:"bandwidth,omitempty"`
-		Operations *tokenBucket `json:"ops,omitempty"`
+	driveLimit struct {
+		ID    string      `json:"drive_id"`
+		Limit rateLimiter `json:"rate_limiter"`
 	}
-	tokenBucket struct {
-		Size   int64 `json:"size"`
-		Burst  int64 `json:"one_time_burst,omitempty"`
-		Refill int64 `json:"refill_time"` // milliseconds
+	nicConfig struct {
+		ID      string       `json:"iface_id"`
+		TAP     string       `json:"host_dev_name"`
+		MAC     string       `json:"guest_mac"`
+		Receive *rateLimiter `json:"rx_rate_limiter,omitempty"`
+		Send    *rateLimiter `json:"tx_rate_limiter,omitempty"`
+	}
+	nicLimit struct {
+		ID      string      `json:"iface_id"`
+		Receive rateLimiter `json:"rx_rate_limiter"`
+		Send    rateLimiter `json:"tx_rate_limiter"`
 	}
 	entropyConfig struct{}
 	vsockConfig   struct {
@@ -100,6 +110,11 @@ type (
 		State  string        `json:"snapshot_path"`
 		Memory memoryBackend `json:"mem_backend"`
 		Resume bool          `json:"resume_vm"`
+		NICs   []nicOverride `json:"network_overrides,omitempty"`
+	}
+	nicOverride struct {
+		ID  string `json:"iface_id"`
+		TAP string `json:"host_dev_name"`
 	}
 	memoryBackend struct {
 		Type string `json:"backend_type"`
@@ -130,9 +145,7 @@ const (
 // machine runs after the last.
 func (d *Driver) beginning(c vmm.Config) []request {
 	if len(c.State) > 0 {
-		return []request{{http.MethodPut, "/snapshot/load", snapshotLoad{
-			State: fdPath(stateFD), Memory: memoryBackend{"File", fdPath(memoryFD)}, Resume: true,
-		}, true}}
+		return restoring(c)
 	}
 	put := func(path string, body any) request { return request{http.MethodPut, path, body, false} }
 	asked := []request{
@@ -142,7 +155,13 @@ func (d *Driver) beginning(c vmm.Config) []request {
 	for i, drive := range c.Drives {
 		// The guest finds them in this order. Its flushes reach the medium.
 		asked = append(asked, put("/drives/"+driveName(i), driveConfig{
-			ID: driveName(i), Path: driveName(i), ReadOnly: drive.ReadOnly, Cache: "Writeback", Limit: d.limit(c, i),
+			ID: driveName(i), Path: driveName(i), ReadOnly: drive.ReadOnly, Cache: "Writeback", Limit: driveRates(drive.Limit).unlessNone(),
+		}))
+	}
+	for i, n := range c.NICs {
+		receive, send := nicRates(n.Limit)
+		asked = append(asked, put("/network-interfaces/"+nicName(i), nicConfig{
+			ID: nicName(i), TAP: n.TAP, MAC: n.MAC, Receive: receive.unlessNone(), Send: send.unlessNone(),
 		}))
 	}
 	asked = append(asked,
@@ -155,22 +174,23 @@ func (d *Driver) beginning(c vmm.Config) []request {
 	return append(asked, request{http.MethodPut, "/actions", action{"InstanceStart"}, true})
 }
 
-func (d *Driver) limit(c vmm.Config, drive int) *rateLimiter {
-	if d.options.Limits == nil {
-		return nil
+// restoring is what one is asked that goes on from a saved state. That has the
+// limits which the machine had as it was saved: before it runs, they are what they
+// are to be now.
+func restoring(c vmm.Config) []request {
+	load := snapshotLoad{State: fdPath(stateFD), Memory: memoryBackend{"File", fdPath(memoryFD)}}
+	for i, n := range c.NICs {
+		load.NICs = append(load.NICs, nicOverride{nicName(i), n.TAP})
 	}
-	l := d.options.Limits(c, drive)
-	if l == nil {
-		return nil
+	asked := []request{{http.MethodPut, "/snapshot/load", load, true}}
+	for i, d := range c.Drives {
+		asked = append(asked, limitDrive(i, d.Limit))
 	}
-	return &rateLimiter{l.Bytes.wire(), l.Operations.wire()}
-}
-
-func (b Bucket) wire() *tokenBucket {
-	if b.Size == 0 {
-		return nil
+	for i, n := range c.NICs {
+		receive, send := nicRates(n.Limit)
+		asked = append(asked, request{http.MethodPatch, "/network-interfaces/" + nicName(i), nicLimit{nicName(i), receive, send}, false})
 	}
-	return &tokenBucket{b.Size, b.Burst, b.Refill.Milliseconds()}
+	return append(asked, request{http.MethodPatch, "/vm", vmState{askResume}, false})
 }
 
 // kernelParams ends with the caller's, so that they win. Firecracker adds those

@@ -19,6 +19,17 @@ const (
 	stateFD   = 6 // only of a restored one
 )
 
+// tapFD is the first of the TAPs' descriptors, which come behind all others.
+func tapFD(c vmm.Config) int {
+	switch {
+	case c.Memory.File == nil:
+		return memoryFD
+	case len(c.State) == 0:
+		return stateFD
+	}
+	return stateFD + 1
+}
+
 // Names of parts of the machine, for QMP.
 const (
 	consoleChardev = "console"
@@ -77,6 +88,9 @@ func arguments(c vmm.Config, tscKHz int) []string {
 	for i, d := range c.Drives {
 		options = append(options, drive(i, d)...)
 	}
+	for i, n := range c.NICs {
+		options = append(options, nic(i, n, tapFD(c)+i)...)
+	}
 	options = append(options, memory(c)...)
 	options = append(options, beginning(c, tscKHz)...)
 	return flatten(options)
@@ -108,10 +122,14 @@ func memory(c vmm.Config) []option {
 // neither the machine's name nor its RAM: see save.
 func beginning(c vmm.Config, tscKHz int) []option {
 	if len(c.State) > 0 {
-		return []option{
+		options := []option{
 			{"-incoming", fmt.Sprintf("fd:%d", stateFD)},
 			{"-global", "migration.send-configuration=off"},
 		}
+		if len(c.NICs) > 0 { // else it sends frames of its own, in the name of its guest
+			options = append(options, option{"-global", "migration.announce-rounds=0"})
+		}
+		return options
 	}
 	return []option{
 		{"-kernel", c.Kernel},
@@ -235,6 +253,15 @@ func drive(i int, d vmm.Drive) []option {
 	device := map[string]any{"driver": "virtio-blk-device", "drive": driveNode(i), "werror": "report", "rerror": "report"}
 	return []option{{"-blockdev", jsonText(top)}, {"-device", jsonText(device)}}
 }
+
+// nic is a network device whose TAP QEMU has as a descriptor.
+func nic(i int, n vmm.NIC, fd int) []option {
+	netdev := map[string]any{"type": "tap", "id": nicID(i), "fd": strconv.Itoa(fd), "vhost": false}
+	device := map[string]any{"driver": "virtio-net-device", "netdev": nicID(i), "mac": n.MAC}
+	return []option{{"-netdev", jsonText(netdev)}, {"-device", jsonText(device)}}
+}
+
+func nicID(i int) string { return "nic" + strconv.Itoa(i) }
 
 func driveNode(i int) string { return "drive" + strconv.Itoa(i) }
 

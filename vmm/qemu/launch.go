@@ -28,6 +28,7 @@ type launch struct {
 	qmp      *os.File
 	state    *os.File // of a restored machine: where it reads what it goes on from
 	feed     *os.File // our end of that
+	taps     []*os.File
 	m        *machine
 	running  *call
 }
@@ -35,7 +36,7 @@ type launch struct {
 // Launch starts a QEMU process and returns as soon as the guest's CPUs run. A
 // writable drive that another machine has is a Conflict.
 func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err error) {
-	if err := c.Check(); err != nil {
+	if err := check(c); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -117,7 +118,7 @@ func (l *launch) monitor(ctx context.Context) (ours net.Conn, err error) {
 }
 
 func (l *launch) start(ctx context.Context) error {
-	defer func() { _ = joinClose(nil, l.agent, l.qmp, l.state) }() // QEMU has them
+	defer func() { _ = joinClose(nil, append(l.taps, l.agent, l.qmp, l.state)...) }() // QEMU has them
 	program, err := l.driver.Program(l.config.Accel)
 	if err != nil {
 		return err
@@ -130,12 +131,19 @@ func (l *launch) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if l.config.Spawner == nil {
+		if err := l.openTAPs(); err != nil {
+			return err
+		}
+		files = append(files, l.taps...)
+	}
 	s := spec{
 		program: program,
 		args:    arguments(l.config, khz),
 		dir:     l.config.Dir,
 		files:   files,
 		paths:   paths(l.config),
+		nics:    l.config.NICs,
 		orphan:  l.config.Orphan,
 	}
 	if l.config.Spawner != nil {
@@ -183,6 +191,18 @@ func (l *launch) files() ([]*os.File, error) {
 	return append(files, theirs), nil
 }
 
+// openTAPs takes the TAPs of a QEMU that lives where we do.
+func (l *launch) openTAPs() error {
+	for _, n := range l.config.NICs {
+		f, err := vmm.OpenTAP(n.TAP)
+		if err != nil {
+			return err
+		}
+		l.taps = append(l.taps, f)
+	}
+	return nil
+}
+
 // pour has the RAM filled, while QEMU starts, and then hands it the state, for
 // which it waits with all else done.
 func (l *launch) pour(ctx context.Context) error {
@@ -219,6 +239,9 @@ func (l *launch) wait(ctx context.Context) error {
 		err = l.restored(ctx, status.Running)
 	}
 	if err == nil {
+		err = l.limit(ctx)
+	}
+	if err == nil {
 		l.m.begin()
 		return nil
 	}
@@ -244,6 +267,19 @@ func (l *launch) restored(ctx context.Context, running bool) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// limit bounds the drives that are to be.
+func (l *launch) limit(ctx context.Context) error {
+	for i, d := range l.config.Drives {
+		if d.Limit.None() {
+			continue
+		}
+		if err := l.m.LimitDrive(ctx, i, d.Limit); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // refusals are the reasons to fail that QEMU is known to give, by its words.

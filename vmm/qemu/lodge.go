@@ -19,6 +19,9 @@ func (s spec) lodge(ctx context.Context, in vmm.Spawner) (*process, error) {
 	if len(s.files) > memoryFD-monitorFD {
 		c.Reopened = memoryFD
 	}
+	for _, n := range s.nics {
+		c.TAPs = append(c.TAPs, n.TAP)
+	}
 	if s.orphan {
 		words, err := newWords()
 		if err != nil {

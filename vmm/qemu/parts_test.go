@@ -1,7 +1,9 @@
 package qemu
 
 import (
+	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -86,5 +88,35 @@ func TestDrivesOfACommandLineAreReadAgain(t *testing.T) {
 	got := (&adoption{args: args}).launched()
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("drives are %+v, want %+v", got, want)
+	}
+}
+
+// TestTAPsAreTheLastDescriptors compares what a command line says with the order in
+// which descriptors are inherited.
+func TestTAPsAreTheLastDescriptors(t *testing.T) {
+	t.Parallel()
+	nics := []vmm.NIC{{TAP: "first-tap", MAC: "06:00:00:00:00:01"}, {TAP: "other-tap", MAC: "06:00:00:00:00:02"}}
+	for first, c := range map[int]vmm.Config{
+		5: {},
+		6: {Memory: vmm.Memory{File: os.Stdin}},
+		7: {Memory: vmm.Memory{File: os.Stdin}, State: []byte("state")},
+	} {
+		c.Accel, c.CPUs = dayfly.TCG, 1
+		without := strings.Join(arguments(c, 0), " ")
+		for _, word := range []string{"netdev", "virtio-net", "announce"} {
+			if strings.Contains(without, word) {
+				t.Errorf("a machine without network devices has %q: %s", word, without)
+			}
+		}
+		c.NICs = nics
+		with := strings.Join(arguments(c, 0), " ")
+		for i, n := range nics {
+			if !strings.Contains(with, fmt.Sprintf(`"fd":"%d","id":"nic%d"`, first+i, i)) || !strings.Contains(with, n.MAC) || strings.Contains(with, n.TAP) {
+				t.Errorf("device %d is not descriptor %d: %s", i, first+i, with)
+			}
+		}
+		if restored := len(c.State) > 0; restored != strings.Contains(with, "announce-rounds=0") {
+			t.Errorf("a machine that is restored, %v, announces itself: %s", restored, with)
+		}
 	}
 }

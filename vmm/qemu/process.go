@@ -34,6 +34,7 @@ type spec struct {
 	dir     string
 	files   []*os.File // descriptors 3 and up
 	paths   []vmm.Path // what it opens by name
+	nics    []vmm.NIC  // whose TAPs a Spawner adds to the files
 	orphan  bool
 }
 

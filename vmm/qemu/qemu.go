@@ -79,6 +79,9 @@ func New(o Options) *Driver {
 // Name is "qemu".
 func (d *Driver) Name() string { return "qemu" }
 
+// Lacks says what QEMU has not.
+func (*Driver) Lacks() vmm.Lacks { return vmm.Lacks{NICLimits: true} }
+
 var versionLine = regexp.MustCompile(`^QEMU emulator version (\d{1,4})(?:\.\d+)*(?: \([^()\n]*\))?`)
 
 // Version returns what QEMU says of itself, such as "10.0.2 (Debian …)". It
@@ -181,6 +184,19 @@ func (d *Driver) Program(accel dayfly.Accel) (vmm.Program, error) {
 	data := append([]string{filepath.Join(filepath.Dir(filepath.Dir(path)), "share", "qemu")}, firmware...)
 	slices.Sort(data)
 	return vmm.Program{Path: path, Data: slices.Compact(data), KVM: accel == dayfly.KVM}, nil
+}
+
+// check refuses what this VMM cannot do, beyond what none can.
+func check(c vmm.Config) error {
+	if err := c.Check(); err != nil {
+		return err
+	}
+	for i, n := range c.NICs {
+		if !n.Limit.None() {
+			return dayfly.Errorf(dayfly.Unavailable, "network device %d has a limit, which qemu cannot keep: bound the traffic behind its TAP device", i)
+		}
+	}
+	return nil
 }
 
 func notThere(err error) error {

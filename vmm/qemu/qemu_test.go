@@ -115,7 +115,8 @@ func TestConformanceInJail(t *testing.T) {
 	block := cells(t)
 	vmmtest.Run(t, func(t *testing.T) vmmtest.Setup {
 		s := setup(fromState(t), dayfly.TCG)
-		s.Spawner = block.Cell(jail.Limits{})
+		s.Network = vmmtest.NewNamespace(t)
+		s.Spawner = block.Cell(jail.Limits{}).Connect(s.Network)
 		return s
 	})
 }

@@ -3,6 +3,7 @@ package vmmtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +42,28 @@ func invalidConfigsAreRefused(t *testing.T, s Setup) {
 				c.Drives = append(c.Drives, vmm.Drive{Path: c.Drives[0].Path, ReadOnly: true})
 			}
 		},
+		"no tap":         func(c *vmm.Config) { c.NICs = []vmm.NIC{{MAC: firstMAC}} },
+		"long tap":       func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "sixteen-bytes-it", MAC: firstMAC}} },
+		"tap is pattern": func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "tap%d", MAC: firstMAC}} },
+		"tap is path":    func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "..", MAC: firstMAC}} },
+		"no address":     func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "tap0"}} },
+		"short address":  func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "tap0", MAC: "06:00:00:00:00"}} },
+		"long address":   func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "tap0", MAC: firstMAC + ":00:00"}} },
+		"other notation": func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "tap0", MAC: "06-00-0a-00-00-02"}} },
+		"group address":  func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "tap0", MAC: "07:00:0a:00:00:02"}} },
+		"zero address":   func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "tap0", MAC: "00:00:00:00:00:00"}} },
+		"tap twice":      func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "tap0", MAC: firstMAC}, {TAP: "tap0", MAC: secondMAC}} },
+		"address twice":  func(c *vmm.Config) { c.NICs = []vmm.NIC{{TAP: "tap0", MAC: firstMAC}, {TAP: "tap1", MAC: firstMAC}} },
+		"too many nics":  func(c *vmm.Config) { c.NICs = manyNICs(vmm.MaxNICs + 1) },
+		"negative limit": func(c *vmm.Config) { c.Drives[0].Limit.ReadBytes = -1 },
+		"immense limit":  func(c *vmm.Config) { c.Drives[0].Limit.WriteOps = 1 << 62 },
+		"short burst":    func(c *vmm.Config) { c.Drives[0].Limit.Burst = time.Millisecond },
+		"too many devices": func(c *vmm.Config) {
+			c.NICs = manyNICs(vmm.MaxNICs)
+			for len(c.Drives)+len(c.NICs) <= vmm.MaxDevices {
+				c.Drives = append(c.Drives, vmm.Drive{Path: c.Kernel, ReadOnly: true})
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := s.config(t, 1<<20)
@@ -54,6 +77,13 @@ func invalidConfigsAreRefused(t *testing.T, s Setup) {
 			wantEmpty(t, dir)
 		})
 	}
+}
+
+func manyNICs(n int) (nics []vmm.NIC) {
+	for i := range n {
+		nics = append(nics, vmm.NIC{TAP: fmt.Sprintf("tap%d", i), MAC: fmt.Sprintf("06:00:0a:00:00:%02x", i)})
+	}
+	return nics
 }
 
 func wantEmpty(t *testing.T, dir string) {

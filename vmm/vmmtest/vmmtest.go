@@ -44,6 +44,10 @@ type Setup struct {
 	// Spawner starts the processes of machines. Nil: the driver itself does.
 	Spawner vmm.Spawner
 
+	// Network is the network namespace that the machines' TAPs are to be in. Nil:
+	// this process's.
+	Network *os.File
+
 	// Crash makes the VMM of a machine die. Nil: SIGKILL to its process.
 	Crash func(vmm.Machine) error
 }
@@ -94,6 +98,17 @@ var promises = []promise{
 	{"WritesReachTheDrive", writesReachTheDrive, false},
 	{"WritableDriveIsNotShared", writableDriveIsNotShared, false},
 	{"FullHostDiskIsTheGuestsError", fullHostDiskIsTheGuestsError, false},
+
+	{"DrivesAreNoFasterThanTheirLimits", drivesAreNoFasterThanTheirLimits, false},
+	{"LimitIsSetAndLiftedWhileItRuns", limitIsSetAndLiftedWhileItRuns, false},
+	{"LimitsAreNotSaved", limitsAreNotSaved, false},
+	{"NICsAreNoFasterThanTheirLimits", nicsAreNoFasterThanTheirLimits, false},
+
+	{"FramesReachTheNICTheyAreSentTo", framesReachTheNICTheyAreSentTo, false},
+	{"SavedMachineGoesOnOnAnotherTAP", savedMachineGoesOnOnAnotherTAP, false},
+	{"OrphanGoesOnWithItsNICs", orphanGoesOnWithItsNICs, false},
+	{"TAPIsOneMachines", tapIsOneMachines, false},
+	{"MachineWithoutNICsHasNone", machineWithoutNICsHasNone, false},
 
 	{"PauseStopsAndResumeContinues", pauseStopsAndResumeContinues, false},
 	{"GuestClockKeepsTime", guestClockKeepsTime, false},

@@ -69,6 +69,9 @@ type guest struct {
 	args   string
 	cpus   int
 	booted time.Time
+	nics   []wire
+
+	drivePaces []*pace
 
 	mu     sync.Mutex
 	drives []*os.File
@@ -127,6 +130,11 @@ func newGuest(s *server, ram [][]byte, still bool) (*guest, error) {
 			return nil, err
 		}
 		g.drives = append(g.drives, f)
+		g.drivePaces = append(g.drivePaces, newPace(d.Limit))
+	}
+	g.nics = s.wires(g.gate)
+	if err := g.listenAgain(); err != nil {
+		return nil, err
 	}
 	if s.is.Vsock == "" {
 		return g, nil
@@ -229,7 +237,9 @@ func (g *guest) Drive(i int) (script.Drive, error) {
 	if i < 0 || i >= len(g.drives) {
 		return nil, fmt.Errorf("no drive %d", i)
 	}
-	return left{g.drives[i]}, nil
+	// Firecracker counts what is read and what is written together.
+	both := g.drivePaces[i].Traffic
+	return script.Paced{Drive: left{g.drives[i]}, Read: both, Write: both}, nil
 }
 
 // left is a file that stays open.

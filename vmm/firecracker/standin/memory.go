@@ -141,6 +141,9 @@ func (s *server) restore(c call) error {
 	if err := json.Unmarshal(rest, &s.is); err != nil {
 		return err
 	}
+	if err := s.override(c); err != nil {
+		return err
+	}
 	backend, _ := c.body["mem_backend"].(map[string]any)
 	if backend["backend_type"] != "File" {
 		return errors.New("the stand-in has no other memory than files")

@@ -35,6 +35,7 @@ type server struct {
 	booted  bool
 	touched bool // something of the machine was configured
 	is      settings
+	taps    map[string]*os.File // by the ids of their devices, from the request on that names them
 	guest   *guest
 }
 
@@ -48,6 +49,7 @@ type settings struct {
 	Args      string  `json:"args"`
 	Vsock     string  `json:"vsock"`
 	Drives    []drive `json:"drives"`
+	NICs      []nic   `json:"nics"`
 }
 
 type drive struct {
@@ -55,6 +57,7 @@ type drive struct {
 	Path     string `json:"path"`
 	ReadOnly bool   `json:"read_only"`
 	Cache    string `json:"cache"`
+	Limit    limits `json:"limit"`
 }
 
 func (s *server) say(format string, args ...any) {
@@ -241,7 +244,8 @@ func (s *server) putBootSource(c call) (any, error) {
 }
 
 func (s *server) putDrive(c call) (any, error) {
-	d := drive{c.id, c.text("path_on_host"), c.flag("is_read_only"), c.text("cache_type")}
+	d := drive{ID: c.id, Path: c.text("path_on_host"), ReadOnly: c.flag("is_read_only"), Cache: c.text("cache_type")}
+	d.Limit.merge(c.body["rate_limiter"])
 	if filepath.IsAbs(d.Path) {
 		return nil, errors.New("a saved state must not hold a path of another machine's")
 	}
@@ -280,13 +284,15 @@ func (s *server) patchDrive(c call) (any, error) {
 		}
 		if path := c.text("path_on_host"); path != "" {
 			d.Path = path
+			f, err := d.open()
+			if err != nil {
+				return nil, refuse("unable to patch the block device: %v", err)
+			}
+			s.guest.setDrive(i, f)
 		}
-		f, err := d.open()
-		if err != nil {
-			return nil, refuse("unable to patch the block device: %v", err)
-		}
+		d.Limit.merge(c.body["rate_limiter"])
 		s.is.Drives[i] = d
-		s.guest.setDrive(i, f)
+		s.guest.drivePaces[i].set(d.Limit)
 		return nil, nil
 	}
 	return nil, refuse("unable to patch the block device: there is no %s", c.id)

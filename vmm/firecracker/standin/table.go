@@ -28,6 +28,7 @@ const (
 	integer
 	boolean
 	object
+	list // of objects
 )
 
 // field is one that a body may have.
@@ -74,7 +75,11 @@ func (f field) optional() field                { f.required = false; return f }
 
 var bucket = []field{must("size", integer).from(0, 0), may("one_time_burst", integer).from(0, 0), must("refill_time", integer).from(0, 0)}
 
-var limiter = may("rate_limiter", object).with(may("bandwidth", object).with(bucket...), may("ops", object).with(bucket...))
+func limiterCalled(name string) field {
+	return may(name, object).with(may("bandwidth", object).with(bucket...), may("ops", object).with(bucket...))
+}
+
+var limiter = limiterCalled("rate_limiter")
 
 // endpoints is what of Firecracker's API a driver may use: version 1.16 of it,
 // as its swagger file describes fields and its controllers states.
@@ -99,6 +104,13 @@ var endpoints = []endpoint{
 	{method: "PATCH", path: "/drives/", when: postBoot, idField: "drive_id", handle: (*server).patchDrive, body: []field{
 		must("drive_id", text), may("path_on_host", text), limiter,
 	}},
+	{method: "PUT", path: "/network-interfaces/", when: preBoot, makes: true, idField: "iface_id", handle: (*server).putNIC, body: []field{
+		must("iface_id", text), must("host_dev_name", text), may("guest_mac", text),
+		limiterCalled("rx_rate_limiter"), limiterCalled("tx_rate_limiter"),
+	}},
+	{method: "PATCH", path: "/network-interfaces/", when: postBoot, idField: "iface_id", handle: (*server).patchNIC, body: []field{
+		must("iface_id", text), limiterCalled("rx_rate_limiter"), limiterCalled("tx_rate_limiter"),
+	}},
 	{method: "PUT", path: "/vsock", when: preBoot, makes: true, handle: (*server).putVsock, body: []field{
 		must("guest_cid", integer).from(3, math.MaxUint32), must("uds_path", text),
 	}},
@@ -116,6 +128,7 @@ var endpoints = []endpoint{
 		must("snapshot_path", text), may("resume_vm", boolean), may("track_dirty_pages", boolean),
 		must("mem_backend", object).with(choice("backend_type", "File", "Uffd"), must("backend_path", text)),
 		may("vsock_override", object).with(must("uds_path", text)),
+		may("network_overrides", list).with(must("iface_id", text), must("host_dev_name", text)),
 	}},
 }
 
@@ -196,6 +209,15 @@ func (f field) check(v any) error {
 			return errors.New("invalid type: map")
 		}
 		return checkFields(f.fields, v)
+	case []any:
+		if f.kind != list {
+			return errors.New("invalid type: sequence")
+		}
+		for _, one := range v {
+			if err := (field{kind: object, fields: f.fields}).check(one); err != nil {
+				return err
+			}
+		}
 	default:
 		return fmt.Errorf("invalid type: %T", v)
 	}

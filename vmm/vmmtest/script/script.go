@@ -31,6 +31,7 @@ type Guest interface {
 	Uptime() (time.Duration, error) // by the guest's own clock
 	Keep(text string) error         // puts a text into the guest's memory
 	Kept() (string, error)          // what Keep put there last
+	Listen(mac string) error        // has the network device with that address answer as Echo does, from now on
 	Reboot() error                  // the way a guest ends itself
 	Panic() error                   // the guest's kernel panics
 }
@@ -104,6 +105,8 @@ func act(g Guest, verb string, args []string) (string, error) {
 		return sleep(g, args)
 	case "read", "write":
 		return access(g, verb, args)
+	case "fill", "drain":
+		return "", run(g, verb, args)
 	case "say":
 		return "", g.Console(strings.Join(args, " "))
 	case "flood":
@@ -112,6 +115,8 @@ func act(g Guest, verb string, args []string) (string, error) {
 		return "", g.Keep(strings.Join(args, " "))
 	case "kept":
 		return g.Kept()
+	case "listen":
+		return "", g.Listen(strings.Join(args, ""))
 	case "reboot":
 		return "", g.Reboot()
 	case "doom":
@@ -180,6 +185,34 @@ func access(g Guest, verb string, args []string) (_ string, err error) {
 	_, err = d.ReadAt(data, n[1])
 	return hex.EncodeToString(data), err
 }
+
+// run is fill DRIVE BYTES or drain DRIVE BYTES: it writes or reads so much, block
+// after block, each of which has reached the drive before the next is begun.
+func run(g Guest, verb string, args []string) (err error) {
+	n, err := ints(args, 2)
+	if err != nil {
+		return err
+	}
+	d, err := g.Drive(int(n[0]))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	block := make([]byte, runBlock)
+	for at := int64(0); at < n[1]; at += runBlock {
+		if verb == "drain" {
+			_, err = d.ReadAt(block, at)
+		} else if _, err = d.WriteAt(block, at); err == nil {
+			err = d.Sync()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const runBlock = 64 << 10
 
 func write(d Drive, at int64, digits string) error {
 	data, err := hex.DecodeString(digits)
