@@ -14,10 +14,10 @@ func (s *start) settle() {
 	if !s.w.record(*s.ws).kept() {
 		return
 	}
-	done := make(chan error, 1)
-	over := make(chan struct{})
-	s.durable = done                                                          // that of an earlier machine's disk says nothing more
-	s.back.Push("settle", func(context.Context) error { <-over; return nil }) // nothing is removed under its hands
+	done, over := make(chan error, 1), make(chan struct{})
+	s.durable = done // what was said of the disk of an earlier machine does not matter any more
+	// Nothing is removed under its hands.
+	s.back.Push("settle", func(context.Context) error { <-over; return nil })
 	go func() {
 		defer close(over)
 		err := syncAll(s.w.dir)

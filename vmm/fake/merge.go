@@ -26,12 +26,25 @@ func (m *machine) Merge(ctx context.Context, i int, speed int64) error {
 	}
 	defer m.merging.Store(false)
 	if len(d.Below) < 2 {
-		return nil
+		return flush(d.Path)
 	}
 	if err := m.copying(ctx, d.Below[:len(d.Below)-1], speed); err != nil {
 		return err
 	}
+	if err := flush(d.Path); err != nil {
+		return err
+	}
 	return m.change(i, vmm.Drive{Path: d.Path, Below: d.Below[len(d.Below)-1:]})
+}
+
+// flush puts what is in a layer on the medium: all of its drive.
+func flush(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
 }
 
 // copying waits for as long as it takes to copy the files.

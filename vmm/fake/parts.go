@@ -71,30 +71,34 @@ func (m *machine) RAM(ctx context.Context) (*vmm.RAM, error) {
 // layerMark begins a layer that vmm.CreateLayer made and no machine has used.
 var layerMark = []byte("QFI\xfb")
 
-// fill gives a new layer the content of the one below: layers of this package
+// fill gives a new layer the content of what lies below: layers of this package
 // hold all of their drive.
 func fill(d vmm.Drive) error {
-	if len(d.Below) == 0 {
-		return nil
+	if head, err := headOf(d.Path); err != nil || len(d.Below) == 0 || !bytes.Equal(head, layerMark) {
+		return err
+	}
+	from, head := d.Below, layerMark
+	for bytes.Equal(head, layerMark) { // its content was lost, or never written
+		if len(from) == 0 {
+			return errors.New("fake: no layer has the drive's content")
+		}
+		var err error
+		if head, err = headOf(from[0]); err != nil {
+			return err
+		}
+		d.Below, from = from, from[1:]
 	}
 	f, err := os.OpenFile(d.Path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	head := make([]byte, len(layerMark))
-	if _, err := f.ReadAt(head, 0); err != nil || !bytes.Equal(head, layerMark) {
-		return err
-	}
 	below, err := os.Open(d.Below[0])
 	if err != nil {
 		return err
 	}
 	defer below.Close()
 	// The mark goes last, so that one who dies here leaves a layer to be filled.
-	if _, err := below.ReadAt(head, 0); err != nil {
-		return err
-	}
 	n := int64(len(head))
 	rest, err := io.Copy(io.NewOffsetWriter(f, n), io.NewSectionReader(below, n, math.MaxInt64-n))
 	if err != nil {
@@ -105,6 +109,18 @@ func fill(d vmm.Drive) error {
 	}
 	_, err = f.WriteAt(head, 0)
 	return err
+}
+
+// headOf is as much of a file as layerMark has.
+func headOf(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	head := make([]byte, len(layerMark))
+	_, err = f.ReadAt(head, 0)
+	return head, err
 }
 
 // drive returns drive i as it is now.
