@@ -15,6 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	needs.HangUps()
 	testscript.Main(m, map[string]func(){"dayfly": fakeMain})
 }
 

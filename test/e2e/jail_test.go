@@ -22,6 +22,7 @@ import (
 
 func TestMain(m *testing.M) {
 	jail.Enter() // the nodes of these tests have jails
+	needs.HangUps()
 	os.Exit(m.Run())
 }
 
