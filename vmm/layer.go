@@ -49,6 +49,11 @@ func CreateLayer(path string, size int64) error {
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = unix.Renameat2(unix.AT_FDCWD, part, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
 	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // a file system that does not know it
+		if err = os.Link(part, path); err == nil {
+			err = os.Remove(part)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("layer: %w", errors.Join(err, os.Remove(part)))
 	}
