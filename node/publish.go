@@ -45,7 +45,7 @@ func (s *start) publish(ctx context.Context) error {
 	s.parts.orphan = s.w.node.Outlive
 	had := s.w.parts
 	s.w.parts = s.parts
-	if err := s.w.record(ws).write(s.w.dir); err != nil {
+	if err := s.w.record(ws).replace(s.w.dir, s.w.record(s.was)); err != nil {
 		s.w.parts = had
 		return err
 	}

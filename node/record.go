@@ -67,6 +67,16 @@ func (r record) write(dir string) error {
 	return syncPath(dir)
 }
 
+// replace writes the record, and if that fails puts back the one that was there: the
+// new one may have taken its place, though not durably.
+func (r record) replace(dir string, was record) error {
+	err := r.write(dir)
+	if err != nil {
+		_ = was.write(dir) // which is in its place where this fails for want of space
+	}
+	return err
+}
+
 // readRecord returns NotFound where there is no workspace of that id.
 func readRecord(dir string, id dayfly.ID) (record, error) {
 	b, err := os.ReadFile(filepath.Join(workspaceDir(dir, id), recordFile))

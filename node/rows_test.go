@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -248,7 +249,7 @@ func (w *world) files(t *testing.T) map[string]string {
 					return err
 				}
 				r, err := parseRecord(b)
-				all[rel] = string(r.Workspace.State) + " " + r.Workspace.Reason
+				all[rel] = fmt.Sprintf("%s %s %q %d MiB", r.Workspace.State, r.Workspace.Reason, r.Workspace.Spec.Name, r.Workspace.Spec.DiskMiB)
 				return err
 			}
 			return nil
@@ -342,6 +343,8 @@ func (w *world) unharmed(t *testing.T, n *Node, u use, s subject, before map[str
 		state = dayfly.Running
 	} else if u.name == "pause" {
 		state = dayfly.Paused
+	} else if u.name == "stop" {
+		state = dayfly.Stopped
 	}
 	w.check(t, n, s.ID, state, note)
 }

@@ -45,8 +45,7 @@ func (w *workspace) update(to dayfly.Spec) error {
 		return err
 	}
 	ws.Name, ws.Spec = spec.Name, spec
-	r := w.record(ws)
-	if err := r.write(w.dir); err != nil {
+	if err := w.record(ws).replace(w.dir, w.record(*w.view.Load())); err != nil {
 		return noSpace(err)
 	}
 	w.show(ws)

@@ -277,12 +277,15 @@ func (w *workspace) become(s dayfly.State, change func(*dayfly.Workspace)) error
 		change(&ws)
 	}
 	if s != dayfly.Deleted {
-		if err := w.record(ws).write(w.dir); err != nil {
-			if was := *w.view.Load(); was.State == dayfly.Running && w.parts.machine == nil {
-				was.State, was.Reason = dayfly.Failed, "its machine has ended, which could not be recorded: "+firstLine(err)
+		was := *w.view.Load()
+		gone := was.State == dayfly.Running && w.parts.machine == nil
+		if gone {
+			was.State, was.Reason = dayfly.Failed, "its machine has ended, which could not be recorded"
+		}
+		if err := w.record(ws).replace(w.dir, w.record(was)); err != nil {
+			if gone {
+				was.Reason += ": " + firstLine(err)
 				w.show(was)
-			} else {
-				_ = w.record(was).write(w.dir) // it may be there, though not durably
 			}
 			return fmt.Errorf("node: record: %w", noSpace(err))
 		}
@@ -298,6 +301,11 @@ func (w *workspace) machineEnded() {
 	if err := w.teardown(); err != nil {
 		w.node.Log.Error("tear-down after the machine ended", "workspace", w.id, "err", err)
 	}
+	w.fail(reason)
+}
+
+// fail makes a workspace whose machine is gone a failed one.
+func (w *workspace) fail(reason string) {
 	if err := w.become(dayfly.Failed, func(ws *dayfly.Workspace) { ws.Reason = reason }); err != nil {
 		w.node.Log.Error("record of a failed workspace", "workspace", w.id, "err", err)
 	}
@@ -362,14 +370,20 @@ func (w *workspace) stop(ctx context.Context) error {
 		return err
 	}
 	if w.parts.orphan { // another process may have to see it through
-		r := w.record(*w.view.Load())
+		was := w.record(*w.view.Load())
+		r := was
 		r.Stopping = true
-		if err := r.write(w.dir); err != nil {
+		if err := r.replace(w.dir, was); err != nil {
 			return noSpace(err)
 		}
 	}
 	clean := w.parts.machine == nil || w.powerOff(ctx)
-	err := w.teardown()
+	if err := errors.Join(w.teardown(), syncAll(w.dir)); err != nil {
+		if state == dayfly.Running {
+			w.fail("its stop was not finished, so it may lack what was written last: " + firstLine(err))
+		}
+		return staged("stop", err)
+	}
 	reason := ""
 	if !clean {
 		reason = fmt.Sprintf("the guest did not power off within %s and was cut off: its disk is as after a power failure", stopDeadline)
@@ -377,18 +391,21 @@ func (w *workspace) stop(ctx context.Context) error {
 	if state == dayfly.Paused {
 		reason = "its memory was dropped: its disk is as after a power failure"
 	}
-	err = errors.Join(err, syncAll(w.dir), w.become(dayfly.Stopped, func(ws *dayfly.Workspace) {
+	if err := w.become(dayfly.Stopped, func(ws *dayfly.Workspace) {
 		ws.Reason, ws.Spec.Keep = reason, true // whoever stops a workspace wants its disk
-	}))
-	if err != nil {
+	}); err != nil {
 		return err
 	}
+	var tidy error // the rest goes with the next stop
 	if clean && state == dayfly.Running {
-		if err := os.Remove(filepath.Join(w.dir, formerFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		if err := os.Remove(filepath.Join(w.dir, formerFile)); !errors.Is(err, fs.ErrNotExist) {
+			tidy = err
 		}
 	}
-	return w.dropPauses(math.MaxInt)
+	if err := errors.Join(tidy, w.dropPauses(math.MaxInt)); err != nil {
+		w.node.Log.Error("removal of what a stopped workspace does not need", "workspace", w.id, "err", err)
+	}
+	return nil
 }
 
 // powerOff reports whether the guest shut down by itself in time.
