@@ -35,14 +35,14 @@ func (a *app) each(c *cobra.Command, args []string, do func(context.Context, *cl
 }
 
 // eachWorkspace does something with every workspace named and prints the ids
-// that come back where it went well.
+// that come back where it went well; an empty one: nothing was done.
 func (a *app) eachWorkspace(c *cobra.Command, args []string, do func(context.Context, *client.Client, dayfly.ID) (dayfly.ID, error)) error {
 	return a.each(c, args, func(ctx context.Context, cl *client.Client, arg string) error {
 		id, err := ref(arg)
 		if err == nil {
 			id, err = do(ctx, cl, id)
 		}
-		if err == nil && ctx.Err() == nil {
+		if err == nil && id != "" && ctx.Err() == nil {
 			fmt.Fprintln(a.stdout, id)
 		}
 		return err

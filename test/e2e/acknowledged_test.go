@@ -13,6 +13,7 @@ import (
 // TestAcknowledgedChangesAreInTheAuditLogAfterAKill: whatever was answered, by
 // the id of its request.
 func TestAcknowledgedChangesAreInTheAuditLogAfterAKill(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serveOn(t, state)
 	answered := map[string]bool{}
@@ -74,6 +75,7 @@ func (s *server) audited(t *testing.T) map[string]bool {
 // TestRepeatedForkAndSnapshotSurviveAKill: the same request with the same key
 // has the same answer from the next server.
 func TestRepeatedForkAndSnapshotSurviveAKill(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serveOn(t, state)
 	at := "/v1/workspaces/" + string(s.create(t))

@@ -91,6 +91,7 @@ func openOwner(ctx context.Context, state, agent string, log io.Writer) (*node.N
 
 // TestOwnerThatIsKilled is no test but such a child.
 func TestOwnerThatIsKilled(t *testing.T) {
+	t.Parallel()
 	state := os.Getenv(ownerState)
 	if state == "" {
 		return

@@ -12,6 +12,7 @@ import (
 // TestCommandsPrintWhatTheDocsSay holds the commands for pausing and copying to
 // docs/cli.md, with a real workspace behind them.
 func TestCommandsPrintWhatTheDocsSay(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := string(s.create(t))
@@ -66,6 +67,7 @@ func matches(pattern, id, text string) bool {
 // TestExecInAPausedWorkspaceWithoutAServer: it goes on for one command, which
 // finds its processes, and is paused again.
 func TestExecInAPausedWorkspaceWithoutAServer(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)
@@ -89,6 +91,7 @@ func TestExecInAPausedWorkspaceWithoutAServer(t *testing.T) {
 // TestClaimedWorkspacesShareNothing: a server's starts take machines that were
 // held ready, and each is as much its own as one that booted.
 func TestClaimedWorkspacesShareNothing(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state, "--standby", "1")
 	all := map[words.ID]map[string]string{}

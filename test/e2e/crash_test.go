@@ -173,7 +173,7 @@ func (k *crashing) goOn(t *testing.T) {
 	if k.op.back != nil {
 		args[0] = "rollback"
 	}
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(patience)
 	for {
 		r := k.run(t, args...)
 		if r.code == 0 {
@@ -266,11 +266,13 @@ func (k *crashing) remove(t *testing.T, id words.ID) {
 // step of every operation. The next one finds nothing that nobody answers for,
 // and the workspace goes on from where it was acknowledged to be, or later.
 func TestServerKilledAtAnyStepLosesNothing(t *testing.T) {
+	t.Parallel()
 	for _, op := range operations {
 		if op.copies {
 			continue // all are killed anyway
 		}
 		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
 			k := newCrashing(t, op)
 			for _, step := range k.steps(t) {
 				k.ready(t)
@@ -294,9 +296,13 @@ func TestServerKilledAtAnyStepLosesNothing(t *testing.T) {
 // them with it, and each then takes its moment.
 func allEnded(t *testing.T, state string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	late, look := time.NewTimer(patience), time.NewTicker(20*time.Millisecond)
+	defer late.Stop()
+	defer look.Stop()
 	for left := processes(t, state); len(left) > 0; left = processes(t, state) {
-		if time.Now().After(deadline) {
+		select {
+		case <-look.C:
+		case <-late.C:
 			t.Fatalf("left running: %q", left)
 		}
 	}
@@ -355,8 +361,10 @@ func (k *crashing) allOrNone(t *testing.T, r result) {
 // TestVMMKilledAtAnyStepLosesNothing: the same with the VMM of the workspace
 // killed and the server left alive.
 func TestVMMKilledAtAnyStepLosesNothing(t *testing.T) {
+	t.Parallel()
 	for _, op := range operations {
 		t.Run(op.name, func(t *testing.T) {
+			t.Parallel()
 			k := newCrashing(t, op)
 			for _, step := range k.steps(t) {
 				k.ready(t)

@@ -12,6 +12,7 @@ import (
 // without it, says no to what it could not remember, and needs nothing but its
 // return.
 func TestDatabaseThatGoesAwayStopsNothingThatRuns(t *testing.T) {
+	t.Parallel()
 	db := postgres.Start(t)
 	url := db.Database(t)
 	s := serveOn(t, newState(t), "--database", url)
@@ -44,6 +45,7 @@ func TestDatabaseThatGoesAwayStopsNothingThatRuns(t *testing.T) {
 
 // TestBackupIsAWholeServer: what the copy of the database says is what was.
 func TestBackupIsAWholeServer(t *testing.T) {
+	t.Parallel()
 	s := serveOn(t, newState(t))
 	kept := s.create(t)
 	s.must(t, "stop", string(kept))

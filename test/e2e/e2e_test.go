@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/dayfly/dayfly/test/needs"
@@ -32,29 +33,73 @@ func binary(t testing.TB) string {
 	return path
 }
 
-// newState returns a state directory with the kernel and the image base, which
-// share their files with the prepared one, and sees to it at the end that
-// nothing is left in it or alive because of it.
+// newState returns a state directory with the kernel, the image base and the
+// templates of a start without flags, which share their files with others, and
+// sees to it at the end that nothing is left in it or alive because of it.
 func newState(t *testing.T) string {
 	t.Helper()
 	needs.QEMU(t)
-	from := needs.State(t)
-	// Beside the prepared one, as hard links cannot leave a file system.
+	from := started(t)
+	dir := stateLike(t, from)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Cleanup(func() { assertNothingLeft(t, dir) })
+	return dir
+}
+
+// firstStart is a state in which a workspace was started. Its templates take
+// seconds to make, so the first test that needs them makes them for all.
+var firstStart struct {
+	once sync.Once
+	dir  string // "": it failed
+}
+
+func started(t *testing.T) string {
+	t.Helper()
+	firstStart.once.Do(func() {
+		dir := stateLike(t, needs.State(t))
+		if r := dayfly(t, dir, "run", "base", "--", "true"); r.code != 0 {
+			_ = os.RemoveAll(dir)
+			t.Fatalf("the first start of all: %+v", r)
+		}
+		firstStart.dir = dir // TestMain removes it
+	})
+	if firstStart.dir == "" {
+		t.Fatal("the first start of all failed")
+	}
+	return firstStart.dir
+}
+
+// stateLike returns a new state directory that shares its files with another, but
+// for locks. It lies beside that one, as hard links cannot leave a file system.
+func stateLike(t *testing.T, from string) string {
+	t.Helper()
 	dir, err := os.MkdirTemp(filepath.Dir(from), "e2e-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	templates := filepath.Join(dir, "templates")
+	if err := os.Mkdir(templates, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	link := map[string]string{}
 	for _, sub := range []string{"images", "kernels", "kvm.json"} {
-		src := filepath.Join(from, sub)
+		link[filepath.Join(from, sub)] = dir
+	}
+	made, err := filepath.Glob(filepath.Join(from, "templates", "*", "template.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, info := range made {
+		link[filepath.Dir(info)] = templates
+	}
+	for src, to := range link {
 		if _, err := os.Stat(src); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if out, err := exec.CommandContext(t.Context(), "cp", "-al", src, dir).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(t.Context(), "cp", "-al", src, to).CombinedOutput(); err != nil {
 			t.Fatalf("cp: %v: %s", err, out)
 		}
 	}
-	t.Cleanup(func() { assertNothingLeft(t, dir) })
 	return dir
 }
 

@@ -62,6 +62,7 @@ func (p *process) end() int {
 }
 
 func TestKilledVMMIsReported(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	p := running(t, state)
 	vmms := processes(t, state)
@@ -77,6 +78,7 @@ func TestKilledVMMIsReported(t *testing.T) {
 }
 
 func TestGuestPanicIsReportedWithItsConsole(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	r := dayfly(t, state, "run", "-u", "root", "base", "--", "sh", "-c", "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger; sleep 100")
 	if r.code != 125 || !strings.Contains(r.stderr, "panicked") || !strings.Contains(r.stderr, "sysrq") {
@@ -85,6 +87,7 @@ func TestGuestPanicIsReportedWithItsConsole(t *testing.T) {
 }
 
 func TestGuestPowerOffIsReported(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	r := dayfly(t, state, "run", "-u", "root", "base", "--", "sh", "-c", "echo 1 > /proc/sys/kernel/sysrq; echo b > /proc/sysrq-trigger; sleep 100")
 	if r.code != 125 || !strings.Contains(r.stderr, "powered itself off") {
@@ -94,6 +97,7 @@ func TestGuestPowerOffIsReported(t *testing.T) {
 
 // TestSignalsReachTheCommand: what a terminal or a supervisor sends is passed on.
 func TestSignalsReachTheCommand(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		p := running(t, state)
@@ -133,6 +137,7 @@ func startedUpTo(t *testing.T, state, stage string) (c *exec.Cmd, logs io.Reader
 
 // TestInterruptAtAnyMomentLeavesNothing interrupts the command after each stage.
 func TestInterruptAtAnyMomentLeavesNothing(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	for _, stage := range stages {
 		c, logs := startedUpTo(t, state, stage)
@@ -153,6 +158,7 @@ func TestInterruptAtAnyMomentLeavesNothing(t *testing.T) {
 // TestKilledAtEveryStageIsSwept kills dayfly with -9 after each stage. The VMM
 // goes with it at once; the next process clears away the rest.
 func TestKilledAtEveryStageIsSwept(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	for _, stage := range stages {
 		c, logs := startedUpTo(t, state, stage)
@@ -172,6 +178,7 @@ func TestKilledAtEveryStageIsSwept(t *testing.T) {
 }
 
 func TestTenAtOnce(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	var g errgroup.Group
 	for range 10 {
@@ -187,6 +194,7 @@ func TestTenAtOnce(t *testing.T) {
 }
 
 func TestFullGuestDiskIsTheGuestsTrouble(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	out := guest(t, state, "dd if=/dev/zero of=/home/user/big bs=1M count=200 2>&1; rm /home/user/big; echo alive", "--disk", "64M")
 	if !strings.Contains(out, "No space left") || !strings.HasSuffix(out, "alive\n") {
@@ -198,6 +206,7 @@ func TestFullGuestDiskIsTheGuestsTrouble(t *testing.T) {
 // for a start but not for what the guest writes, and then not even for a start.
 func TestFullHostDiskFailsCleanly(t *testing.T) {
 	needs.Mount(t)
+	t.Parallel()
 	prepared := newState(t)
 	small := filepath.Join(prepared, "small")
 	if err := os.Mkdir(small, 0o700); err != nil {
@@ -230,6 +239,7 @@ func TestFullHostDiskFailsCleanly(t *testing.T) {
 }
 
 func TestMissingVMMTeaches(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	c := command(t, t.Context(), state, "run", "base", "--", "true")
 	c.Env = append(c.Env, "PATH=/nonexistent")

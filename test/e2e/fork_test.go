@@ -82,6 +82,7 @@ func different(t *testing.T, all map[words.ID]map[string]string, names ...string
 // TestForksAreWorkspacesOfTheirOwn: each goes on where the original was, and
 // none has anything that identifies or surprises in common with another.
 func TestForksAreWorkspacesOfTheirOwn(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	parent := s.create(t)
@@ -155,6 +156,7 @@ func (s *server) clockIsRight(t *testing.T, id words.ID) {
 // TestResumedWorkspaceKeepsItsIdentityButNotItsEntropy: it takes the place of
 // what it was, and its clock is right although it stood still.
 func TestResumedWorkspaceKeepsItsIdentityButNotItsEntropy(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)
@@ -178,6 +180,7 @@ func TestResumedWorkspaceKeepsItsIdentityButNotItsEntropy(t *testing.T) {
 // TestTwoResumesOfOneSnapshotDrawDifferentNumbers: two copies of the same memory
 // with the same pool of entropy do not go on with the same random numbers.
 func TestTwoResumesOfOneSnapshotDrawDifferentNumbers(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)

@@ -94,6 +94,7 @@ func diffIDs(t *testing.T, img v1.Image) []v1.Hash {
 // TestImportedImageRunsAsItsConfigSays: entrypoint, command, user, directory and
 // environment are the image's, and an image without a shell is no obstacle.
 func TestImportedImageRunsAsItsConfigSays(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	if r := dayflyIn(t, state, bareImage(t), "image", "import"); r.code != 0 {
 		t.Fatalf("import = %+v", r)

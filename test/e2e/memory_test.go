@@ -33,6 +33,7 @@ const (
 // memory is in no file while it runs, is paused, and is kept as a snapshot, and
 // neither are its keys.
 func TestMemoryIsReadableNowhereOnTheHostsDisk(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state, "--standby", "1")
 	id := s.create(t)

@@ -42,6 +42,7 @@ sha256sum --check --quiet /home/user/sums && cat /home/user/version`
 // server after the other. The disk has few layers in the end, what is on it is
 // right, and each snapshot is as it was.
 func TestSnapshotsNeverUseUpADisk(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	flag, file := mergeAbove(t, 3)
 	s := serveOn(t, state, flag, file)
@@ -119,6 +120,7 @@ func (s *server) until(t *testing.T, what string, is func() bool) {
 // TestVMMThatIsKilledAfterAMergeHasLostNothing: what the guest had written out is
 // there, though the layers are gone in which it was.
 func TestVMMThatIsKilledAfterAMergeHasLostNothing(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	flag, file := mergeAbove(t, 4)
 	s := serve(t, state, flag, file)

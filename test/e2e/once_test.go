@@ -20,6 +20,7 @@ func together(do ...func() error) []error {
 
 // TestResumesAtOnceMakeOneMachine: of several that resume one pause, one does.
 func TestResumesAtOnceMakeOneMachine(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)
@@ -43,6 +44,7 @@ func TestResumesAtOnceMakeOneMachine(t *testing.T) {
 // TestDeleteWinsOverEverything: what is deleted is gone, whatever else is asked
 // for at the same time, and nobody is told of a machine that is not there.
 func TestDeleteWinsOverEverything(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)

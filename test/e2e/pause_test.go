@@ -12,6 +12,7 @@ import (
 // TestPausedWorkspaceOutlivesItsServer: killed or stopped in order, the next
 // server lets a process go on with its memory, its pid and its open files.
 func TestPausedWorkspaceOutlivesItsServer(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)
@@ -38,6 +39,7 @@ func TestPausedWorkspaceOutlivesItsServer(t *testing.T) {
 // TestPausesInARow: what is written between pauses stays, whatever number of
 // them lie above it, and a process that never ended has seen all of them.
 func TestPausesInARow(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)
@@ -60,6 +62,7 @@ func TestPausesInARow(t *testing.T) {
 // of it has changed, and the error says which; with the byte put back it goes
 // on, and it can be deleted either way.
 func TestDamagedPauseIsRefusedByName(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)

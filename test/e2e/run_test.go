@@ -14,6 +14,7 @@ import (
 )
 
 func TestHelloFromPython(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	r := dayfly(t, state, "run", "base", "--", "python3", "-c", `print("hello")`)
 	if r.code != 0 || r.stdout != "hello\n" {
@@ -24,6 +25,7 @@ func TestHelloFromPython(t *testing.T) {
 // TestDistributionKernelServes: what a fresh installation boots, before a tuned
 // kernel was compiled.
 func TestDistributionKernelServes(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	tuned, err := filepath.Glob(filepath.Join(state, "kernels", "kernels", "*-dayfly-*"))
 	if err != nil {
@@ -42,6 +44,7 @@ func TestDistributionKernelServes(t *testing.T) {
 // TestWorkspaceIsItsOwnMachine asks one workspace many questions, as each boot
 // takes seconds under emulation.
 func TestWorkspaceIsItsOwnMachine(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	var host unix.Utsname
 	if err := unix.Uname(&host); err != nil {
@@ -98,6 +101,7 @@ touch /home/user/mine && echo wrote
 }
 
 func TestExitCodes(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	for _, tc := range []struct {
 		name string
@@ -124,6 +128,7 @@ func TestExitCodes(t *testing.T) {
 }
 
 func TestStdinArrivesWholeAndEnds(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	in := make([]byte, 8<<20)
 	_, _ = rand.Read(in)
@@ -137,6 +142,7 @@ func TestStdinArrivesWholeAndEnds(t *testing.T) {
 // TestFloodLosesNothing: a guest that writes faster than anybody reads is slowed
 // down, not cut short, and the streams stay apart.
 func TestFloodLosesNothing(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	const lines = 2_000_000
 	r := dayfly(t, state, "run", "base", "--", "sh", "-c", "seq 2000000; echo end >&2")
@@ -149,6 +155,7 @@ func TestFloodLosesNothing(t *testing.T) {
 }
 
 func TestTwoWorkspacesShareNothing(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	const script = "cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c16 /dev/urandom | od -An -tx1; cat /tmp/mark 2>/dev/null; echo left > /tmp/mark"
 	a, b := guest(t, state, script), guest(t, state, script)

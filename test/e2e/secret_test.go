@@ -34,6 +34,7 @@ const (
 // TestNothingOfTheGuestIsReadableOnTheHost: what a guest wrote and synced is in
 // no file below the state directory.
 func TestNothingOfTheGuestIsReadableOnTheHost(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	id := keep(t, state, markerScript)
 	disk := filepath.Join(state, "workspaces", id, "disk")
@@ -71,6 +72,7 @@ func TestNothingOfTheGuestIsReadableOnTheHost(t *testing.T) {
 // TestEqualContentHasDifferentCiphertext: two workspaces that wrote the same
 // have no block in common.
 func TestEqualContentHasDifferentCiphertext(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	const block = 4096
 	seen := map[string]string{}
@@ -104,6 +106,7 @@ func TestEqualContentHasDifferentCiphertext(t *testing.T) {
 // TestForgottenKeyIsTheWipe: with its key file gone a disk opens no more, even
 // where a copy of it survived.
 func TestForgottenKeyIsTheWipe(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	id := keep(t, state, markerScript)
 	home := filepath.Join(state, "workspaces", id)

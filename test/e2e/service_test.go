@@ -121,6 +121,7 @@ func small(more map[string]any) map[string]any {
 
 // TestWholeLifeByPlainHTTP takes one workspace through everything.
 func TestWholeLifeByPlainHTTP(t *testing.T) {
+	t.Parallel()
 	s := serve(t, newState(t))
 	c := s.raw()
 	var ws words.Workspace
@@ -191,6 +192,7 @@ func (c *caller) namespace(t *testing.T, s *server, name string, limits words.Li
 }
 
 func TestNamespacesCannotSeeEachOther(t *testing.T) {
+	t.Parallel()
 	s := serve(t, newState(t), "--listen", "127.0.0.1:0")
 	admin := s.raw()
 	a, b := admin.namespace(t, s, "red", words.Limits{}), admin.namespace(t, s, "blue", words.Limits{})
@@ -221,6 +223,7 @@ func TestNamespacesCannotSeeEachOther(t *testing.T) {
 
 // TestFiftyCreatesAtOnceStayWithinTheQuota, whatever their order.
 func TestFiftyCreatesAtOnceStayWithinTheQuota(t *testing.T) {
+	t.Parallel()
 	s := serve(t, newState(t), "--listen", "127.0.0.1:0")
 	c := s.raw().namespace(t, s, "few", words.Limits{Running: 3})
 	var wg sync.WaitGroup
@@ -295,6 +298,7 @@ func (l *load) run(ctx context.Context, c *caller, n int) {
 // moments of creates and deletes. What was acknowledged is there, what was
 // deleted is gone, and no process, file or unit of a quota is left over.
 func TestServerKilledUnderLoadKeepsWhatItAcknowledged(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serveOn(t, state)
 	l := &load{made: map[words.ID]bool{}, unsure: map[words.ID]bool{}, deleted: map[words.ID]bool{}}
@@ -389,6 +393,7 @@ func (l *load) check(t *testing.T, s *server, round int) {
 
 // TestCounterGoesOnOverKillAndRestart of the server, without a pause.
 func TestCounterGoesOnOverKillAndRestart(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serveOn(t, state)
 	id := s.create(t)

@@ -10,6 +10,7 @@ import (
 // TestRollbackUndoesFilesAndProcesses: what was done since a snapshot is gone,
 // in memory and on the disk, and what it undid is there again; twice over.
 func TestRollbackUndoesFilesAndProcesses(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)
@@ -39,6 +40,7 @@ echo changed > /dev/shm/file; sync; kill -9 $1`, pidText(c))
 // begin where it was, the last when the original is deleted, and they go on, are
 // paused and resumed when the snapshot is.
 func TestSnapshotOutlivesItsWorkspaceAndItsChildrenOutliveIt(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)
@@ -81,6 +83,7 @@ func TestSnapshotOutlivesItsWorkspaceAndItsChildrenOutliveIt(t *testing.T) {
 // TestChildOfAForkOutlivesItsParent: neither the parent's deletion nor that of
 // its key takes anything from its copies, which can be copied again.
 func TestChildOfAForkOutlivesItsParent(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	s := serve(t, state)
 	id := s.create(t)

@@ -83,6 +83,7 @@ func files(t *testing.T, dir string) []string {
 // on; with room again it works.
 func TestFullHostDiskCostsNoWorkspace(t *testing.T) {
 	needs.Mount(t)
+	t.Parallel()
 	state := mounted(t, func(dir string) error { return unix.Mount("small", dir, "tmpfs", 0, "size=512m") })
 	s := serve(t, state)
 	id := s.create(t)
@@ -130,6 +131,7 @@ func TestFullHostDiskCostsNoWorkspace(t *testing.T) {
 
 // TestFileSystemsThatShareBlocks: a state directory may lie on any of these.
 func TestFileSystemsThatShareBlocks(t *testing.T) {
+	t.Parallel()
 	for _, fs := range []struct {
 		name string
 		mkfs func(testing.TB) string

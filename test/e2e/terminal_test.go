@@ -10,6 +10,7 @@ import (
 )
 
 func TestTerminalIsReal(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	c := command(t, t.Context(), state, "run", "-it", "base", "--", "bash", "--norc")
 	tty, err := pty.StartWithSize(c, &pty.Winsize{Rows: 33, Cols: 99})

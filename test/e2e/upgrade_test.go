@@ -62,6 +62,7 @@ func (c *caller) agent(t *testing.T, id words.ID) string {
 // also over a pause and as the parent of forks; what was paused is resumed; what
 // starts anew has the new agent.
 func TestUpgradeLetsWorkspacesGoOn(t *testing.T) {
+	t.Parallel()
 	state := newState(t)
 	old := serveBy(t, earlierBuild(t), state)
 	if got := old.raw().version(t); got != earlier {
