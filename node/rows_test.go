@@ -332,18 +332,20 @@ func (w *world) unharmed(t *testing.T, n *Node, u use, s subject, before map[str
 	if err := u.do(t.Context(), n, s); err != nil {
 		t.Errorf("%s, once more = %v", u.name, err)
 	}
-	if u.name == "rollback" || u.name == "rollback of a paused one" {
+	ws, _ := n.Get(t.Context(), s.ID)
+	switch {
+	case u.name == "rollback" || u.name == "rollback of a paused one":
 		state, note = dayfly.Running, snapshotNote
-	} else if ws, _ := n.Get(t.Context(), s.ID); ws.State == dayfly.Running && u.table == "startup" && u.name != "create" {
+	case ws.State == dayfly.Running && u.table == "startup" && u.name != "create":
 		if err := n.Delete(t.Context(), s.ID); err != nil {
 			t.Error(err)
 		}
 		return
-	} else if u.name == "resume" {
+	case u.name == "resume":
 		state = dayfly.Running
-	} else if u.name == "pause" {
+	case u.name == "pause":
 		state = dayfly.Paused
-	} else if u.name == "stop" {
+	case u.name == "stop":
 		state = dayfly.Stopped
 	}
 	w.check(t, n, s.ID, state, note)
