@@ -30,7 +30,7 @@ func (s *server) usage(ctx context.Context, id dayfly.ID) (u usage, err error) {
 		return u, fmt.Errorf("workspace %s has %d VMM processes", id, len(pids))
 	}
 	proc := filepath.Join("/proc", strconv.Itoa(pids[0]))
-	sum, err := fieldOf(filepath.Join(proc, "smaps_rollup"), "Pss:", func(string) bool { return true })
+	sum, err := fieldOf(filepath.Join(proc, "smaps_rollup"), "Pss:", func(int64) bool { return true })
 	if err != nil {
 		return u, err
 	}
@@ -38,14 +38,12 @@ func (s *server) usage(ctx context.Context, id dayfly.ID) (u usage, err error) {
 	return usage{sum, written}, err
 }
 
-// isRAM says whether a mapping of a VMM is its guest's RAM: a private one of a
-// template's file of memory, or of a photo's, which has no name. A page of it
-// that was written is anonymous.
-func isRAM(path string) bool {
-	return strings.HasSuffix(strings.TrimSuffix(path, " (deleted)"), "memory")
-}
+// isRAM says whether a mapping of a VMM is its guest's RAM, by its bytes: it is a
+// private one of a file, which in a jail has no name. A page of it that was
+// written is anonymous.
+func isRAM(bytes int64) bool { return bytes == dayfly.DefaultMemoryMiB<<20 }
 
-func fieldOf(file, field string, of func(path string) bool) (int64, error) {
+func fieldOf(file, field string, of func(bytes int64) bool) (int64, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return 0, err
@@ -54,15 +52,30 @@ func fieldOf(file, field string, of func(path string) bool) (int64, error) {
 	return sumField(f, field, of)
 }
 
+// lengthOf is how many bytes a range of addresses has.
+func lengthOf(span string) (int64, error) {
+	from, to, _ := strings.Cut(span, "-")
+	begin, err := strconv.ParseUint(from, 16, 64)
+	if err != nil {
+		return 0, err
+	}
+	end, err := strconv.ParseUint(to, 16, 64)
+	return int64(end - begin), err
+}
+
 // sumField adds up a field of the mappings that are asked for: proc_pid_smaps(5).
-func sumField(smaps io.Reader, field string, of func(path string) bool) (kib int64, err error) {
+func sumField(smaps io.Reader, field string, of func(bytes int64) bool) (kib int64, err error) {
 	found, counts := false, false
 	lines := bufio.NewScanner(smaps)
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
 		switch {
 		case len(f) >= 5 && strings.Contains(f[0], "-"): // range, mode, offset, device, inode, path
-			counts = of(strings.Join(f[5:], " "))
+			bytes, err := lengthOf(f[0])
+			if err != nil {
+				return 0, err
+			}
+			counts = of(bytes)
 			found = found || counts
 		case counts && len(f) >= 2 && f[0] == field:
 			n, err := strconv.ParseInt(f[1], 10, 64)
