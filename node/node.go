@@ -169,7 +169,7 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 
 // add makes the owner of a new workspace.
 func (n *Node) add(ws dayfly.Workspace) (*workspace, error) {
-	lock, err := lockWorkspace(n.Dir, ws.ID)
+	lock, err := lockNew(n.Dir, ws.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -230,25 +230,25 @@ func (n *Node) Delete(ctx context.Context, id dayfly.ID) error {
 
 // find returns the owner of a workspace, taking it over if no process owns it.
 func (n *Node) find(id dayfly.ID) (*workspace, error) {
-	n.mu.Lock()
-	w := n.own[id]
-	n.mu.Unlock()
-	if w != nil {
+	if w := n.owned(id); w != nil {
 		return w, nil
 	}
 	if _, err := readRecord(n.Dir, id); err != nil {
 		return nil, err
 	}
+	const patience = sweepTime / 4 // it may well have another owner
 	lock, err := lockWorkspace(n.Dir, id)
-	if err != nil {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if w := n.own[id]; w != nil { // another call of this process was first
+	for end := time.Now().Add(patience); dayfly.KindOf(err) == dayfly.Conflict && time.Now().Before(end); time.Sleep(sweepPause) {
+		if w := n.owned(id); w != nil { // another call of this process was first
 			return w, nil
 		}
+		lock, err = lockWorkspace(n.Dir, id)
+	}
+	if err != nil {
 		return nil, err
 	}
 	r, err := readRecord(n.Dir, id) // once more: its owner may have changed it until it let go
+	var w *workspace
 	if err == nil {
 		w = newWorkspace(n, lock, r.Workspace)
 		w.leftBy(r)
@@ -261,12 +261,16 @@ func (n *Node) find(id dayfly.ID) (*workspace, error) {
 	return w, nil
 }
 
+// owned returns the workspace if it is this process's own, or nil.
+func (n *Node) owned(id dayfly.ID) *workspace {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.own[id]
+}
+
 // Get returns a workspace, whichever process owns it.
 func (n *Node) Get(_ context.Context, id dayfly.ID) (dayfly.Workspace, error) {
-	n.mu.Lock()
-	w := n.own[id]
-	n.mu.Unlock()
-	if w != nil {
+	if w := n.owned(id); w != nil {
 		return *w.view.Load(), nil
 	}
 	r, err := readRecord(n.Dir, id)

@@ -167,6 +167,24 @@ func lockWorkspace(dir string, id dayfly.ID) (*lock, error) {
 	}
 }
 
+// How long a sweep of another process may hold the lock of what is not its own, as
+// it looks whether there is anything to sweep.
+const (
+	sweepTime  = 2 * time.Second
+	sweepPause = 5 * time.Millisecond // between two tries
+)
+
+// lockNew takes the lock of an id that nobody has yet. The file of a lock is there a
+// moment before the lock is, which is when a sweep may be first: that is waited for.
+func lockNew(dir string, id dayfly.ID) (*lock, error) {
+	for end := time.Now().Add(sweepTime); ; time.Sleep(sweepPause) {
+		l, err := lockWorkspace(dir, id)
+		if dayfly.KindOf(err) != dayfly.Conflict || time.Now().After(end) {
+			return l, err
+		}
+	}
+}
+
 // current reports whether path still names the open file.
 func current(f *os.File, path string) bool {
 	a, err := f.Stat()

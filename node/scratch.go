@@ -17,7 +17,7 @@ type scratch struct {
 
 func (n *Node) newScratch() (*scratch, error) {
 	id := dayfly.NewID()
-	lock, err := lockWorkspace(n.Dir, id)
+	lock, err := lockNew(n.Dir, id)
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func (n *Node) nameIsFree(ctx context.Context, name string) error {
 // that a sweep leaves it alone until it is done.
 func (n *Node) keep(ctx context.Context, p *photo, name string) (_ dayfly.Snapshot, err error) {
 	id := dayfly.NewID()
-	lock, err := lockWorkspace(n.Dir, id)
+	lock, err := lockNew(n.Dir, id)
 	if err != nil {
 		return dayfly.Snapshot{}, err
 	}
