@@ -82,7 +82,7 @@ func eachOp(t *testing.T, test func(t *testing.T, host *blackout.Host, u use, at
 	t.Parallel()
 	step := 1
 	if testing.Short() {
-		step = 7
+		step = 13
 	}
 	for _, u := range blackouts() {
 		t.Run(u.name, func(t *testing.T) {
