@@ -255,6 +255,14 @@ func (o occupant) alive() bool {
 	return err == nil && start == o.start
 }
 
+// began reports whether the process has become its program. Until then it is called
+// firstName, and in the midst of it nothing.
+func (o occupant) began() bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(o.pid) + "/cmdline")
+	name, _, _ := strings.Cut(string(b), "\x00")
+	return err == nil && name != "" && name != firstName
+}
+
 // startTime is when a process began, in ticks since boot (proc_pid_stat(5)).
 func startTime(pid int) (uint64, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

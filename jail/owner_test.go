@@ -176,6 +176,47 @@ func TestSweepEndsOrphansNobodyKeeps(t *testing.T) {
 	}
 }
 
+// TestSweepEndsWhatHasNotBegun: an owner may die when it has told a jail's first
+// process what to become, and before that has. It is nobody's machine then, and
+// would be one later that nobody knows.
+func TestSweepEndsWhatHasNotBegun(t *testing.T) {
+	t.Parallel()
+	o := ownOptions(t)
+	p, other := openPool(t, o), openPool(t, o)
+	for name, stays := range map[string]bool{firstName: false, "vmm": true} {
+		cmd := exec.CommandContext(t.Context(), "sleep", "1000")
+		cmd.Args[0] = name
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		start, err := startTime(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		uid, err := p.ids.take(func(int) error { return nil })
+		if err == nil {
+			err = p.ids.write(uid, occupant{cmd.Process.Pid, start, phaseRuns})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.ids.mu.Lock()
+		p.ids.unlock(uid - o.UIDs.First) // as if the owner had died
+		p.ids.mu.Unlock()
+		if err := other.Sweep(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(unix.Signal(0)); (err == nil && !zombie(cmd.Process.Pid)) != stays {
+			t.Errorf("%s: it lives: %t", name, !stays)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if err := other.Sweep(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestSweepLeavesJailsOfLivingOwners(t *testing.T) {
 	t.Parallel()
 	o := ownOptions(t)

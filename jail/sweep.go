@@ -17,7 +17,9 @@ import (
 // Sweep removes what owners left that are gone: first processes that wait for
 // nobody, control groups, and accounts of users. Of processes that still run it
 // asks keep, which is given their id on the host; nil keeps all. Those it does
-// not keep are killed. Jails of owners that live are not touched.
+// not keep are killed, and those that were told to become a program and have not
+// yet: nobody could find them by what they are. Jails of owners that live are not
+// touched.
 func (p *Pool) Sweep(ctx context.Context, keep func(pid int) bool) error {
 	if p.off {
 		return nil
@@ -46,7 +48,7 @@ func (p *Pool) sweepSlot(ctx context.Context, i int, keep func(pid int) bool) er
 	uid := p.ids.span.First + i
 	o, err := p.ids.read(i)
 	if err == nil && o.alive() {
-		if o.phase == phaseRuns && (keep == nil || keep(o.pid)) {
+		if o.phase == phaseRuns && o.began() && (keep == nil || keep(o.pid)) {
 			p.ids.mu.Lock()
 			defer p.ids.mu.Unlock()
 			p.ids.unlock(i)

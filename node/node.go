@@ -149,18 +149,22 @@ func Open(ctx context.Context, c Config) (*Node, error) {
 		return nil, err
 	}
 	n.templates = templates
+	if err := n.openCells(ctx); err != nil { // which ends machines that are not there yet
+		return nil, err
+	}
 	found, err := n.sweep(ctx)
-	if err = errors.Join(err, n.sweepSnapshots(ctx)); err != nil {
+	err = errors.Join(err, n.sweepSnapshots(ctx))
+	if err == nil && n.cells != nil {
+		err = n.cells.Sweep(ctx) // of machines that nobody is to have
+	}
+	if err != nil {
 		for _, w := range found {
 			w.lock.release()
+		}
+		if n.cells != nil {
+			err = errors.Join(err, n.cells.Close())
 		}
 		return nil, fmt.Errorf("node: sweep: %w", err)
-	}
-	if err := n.openCells(ctx); err != nil { // when machines that nobody is to have are gone
-		for _, w := range found {
-			w.lock.release()
-		}
-		return nil, err
 	}
 	n.takeOverAll(found)
 	n.standby = newPool(n, c.Standby)

@@ -177,8 +177,7 @@ func TestKilledAtEveryStageIsSwept(t *testing.T) {
 	}
 }
 
-func TestTenAtOnce(t *testing.T) {
-	t.Parallel()
+func TestTenAtOnce(t *testing.T) { //nolint:paralleltest // as many machines as it starts are enough for one host
 	state := newState(t)
 	var g errgroup.Group
 	for range 10 {

@@ -81,8 +81,7 @@ func different(t *testing.T, all map[words.ID]map[string]string, names ...string
 
 // TestForksAreWorkspacesOfTheirOwn: each goes on where the original was, and
 // none has anything that identifies or surprises in common with another.
-func TestForksAreWorkspacesOfTheirOwn(t *testing.T) {
-	t.Parallel()
+func TestForksAreWorkspacesOfTheirOwn(t *testing.T) { //nolint:paralleltest // as many machines as it starts are enough for one host
 	state := newState(t)
 	s := serve(t, state)
 	parent := s.create(t)
