@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -54,8 +55,9 @@ type process struct {
 	stderr bytes.Buffer
 }
 
-// end waits for the command and returns its exit code.
+// end waits for the command and returns its exit code. One that does not end is killed.
 func (p *process) end() int {
+	defer time.AfterFunc(patience, p.cancel).Stop()
 	_, _ = io.Copy(io.Discard, p.out)
 	_ = p.cmd.Wait()
 	return p.cmd.ProcessState.ExitCode()
