@@ -60,11 +60,11 @@ func (s routes) ForkWorkspace(w http.ResponseWriter, r *http.Request, id Workspa
 		if err != nil {
 			return err
 		}
-		if ctx.Err() != nil && p.IdempotencyKey == "" {
+		if err := unheard(r, p.IdempotencyKey); err != nil {
 			for _, ws := range copies {
 				s.abandon(r.Context(), ws.ID)
 			}
-			return nil
+			return err
 		}
 		s.reply(w, r, http.StatusCreated, dayfly.Page{Workspaces: orEmpty(copies)})
 		return nil

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/dayfly/dayfly"
 )
@@ -94,6 +95,47 @@ func TestSnapshotOfACallerWhoLeftIsDeleted(t *testing.T) {
 	leave(t, f, "/v1/workspaces/"+string(ws.ID)+"/snapshots")
 	if len(f.snaps) != 0 {
 		t.Errorf("left behind: %v", f.snaps)
+	}
+}
+
+// revoking lets everyone in with a key that ends when it says so.
+type revoking chan struct{}
+
+func (c revoking) Authenticate(context.Context, string) (dayfly.Caller, <-chan struct{}, error) {
+	return dayfly.Caller{Key: "k"}, c, nil
+}
+
+// TestCallerWhoseKeyIsRevokedIsTold: just before something was made for it, which
+// is then not kept.
+func TestCallerWhoseKeyIsRevokedIsTold(t *testing.T) {
+	t.Parallel()
+	for path, body := range map[string]string{"/v1/workspaces": `{"image":"base"}`, "/v1/workspaces/ID/fork": "", "/v1/workspaces/ID/snapshots": ""} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFake()
+			ws, err := f.Create(t.Context(), dayfly.Spec{Image: "base"}, dayfly.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.created, f.hold = make(chan dayfly.ID, 1), make(chan struct{})
+			revoked, w := make(revoking), httptest.NewRecorder()
+			r := httptest.NewRequest("POST", strings.ReplaceAll(path, "ID", string(ws.ID)), strings.NewReader(body))
+			r.Header.Set("Content-Type", "application/json")
+			r.Header.Set("Authorization", "Bearer k")
+			s := New(Options{Workspaces: f, Snapshots: f, Auth: revoked})
+			defer s.Close()
+			go s.ServeHTTP(w, r)
+			<-f.created
+			close(revoked)
+			synctest.Wait()
+			close(f.hold)
+			synctest.Wait()
+			if w.Code != http.StatusUnauthorized || !strings.Contains(w.Body.String(), "revoked") {
+				t.Errorf("POST %s: %d %s", path, w.Code, w.Body)
+			}
+			if p, _ := f.List(t.Context(), dayfly.Query{}); len(p.Workspaces) != 1 || len(f.snaps) != 0 {
+				t.Errorf("POST %s left behind: %v %v", path, p.Workspaces, f.snaps)
+			}
+		})
 	}
 }
 

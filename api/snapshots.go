@@ -32,9 +32,9 @@ func (s routes) CreateSnapshot(w http.ResponseWriter, r *http.Request, id Worksp
 		if err != nil {
 			return err
 		}
-		if ctx.Err() != nil && p.IdempotencyKey == "" {
+		if err := unheard(r, p.IdempotencyKey); err != nil {
 			s.abandonSnapshot(r.Context(), sn, snap.ID)
-			return nil
+			return err
 		}
 		s.reply(w, r, http.StatusCreated, snap)
 		return nil

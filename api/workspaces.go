@@ -21,8 +21,9 @@ func (s routes) CreateWorkspace(w http.ResponseWriter, r *http.Request, p Create
 	switch {
 	case err != nil:
 		s.refuse(w, r, err)
-	case r.Context().Err() != nil && p.IdempotencyKey == "" && p.Wait != dayfly.WaitCreated:
+	case p.Wait != dayfly.WaitCreated && unheard(r, p.IdempotencyKey) != nil:
 		s.abandon(r.Context(), ws.ID)
+		s.refuse(w, r, unheard(r, p.IdempotencyKey))
 	default:
 		w.Header().Set("Location", "/v1/workspaces/"+string(ws.ID))
 		s.started(w, r, http.StatusCreated, ws)
@@ -61,6 +62,15 @@ func oneOf[T ~string](name string, v T, known ...T) error {
 		names = append(names, string(k))
 	}
 	return dayfly.Errorf(dayfly.Invalid, "%s is %q: use %s", name, v, strings.Join(names, ", "))
+}
+
+// unheard is the error of a caller who will not learn what was made for it, as it
+// has left or its key was revoked, and has no idempotency key to ask again with.
+func unheard(r *http.Request, key string) error {
+	if key != "" {
+		return nil
+	}
+	return r.Context().Err()
 }
 
 // abandon deletes a workspace nobody learned the id of.
