@@ -327,6 +327,9 @@ func TestStoreThatHangsDelaysNoRule(t *testing.T) {
 		if ids := w.node.ids(); slices.Contains(ids, gone.ID) {
 			t.Error("the node still has it")
 		}
+		if p, err := w.List(t.Context(), dayfly.Query{}); err != nil || len(p.Workspaces) != 1 || p.Workspaces[0].ID != rest.ID {
+			t.Errorf("listed while the record of what is gone waits for the store: %+v, %v", p, err)
+		}
 		wantKind(t, <-updated, dayfly.Unavailable)
 		away.hang(false)
 		after(15 * time.Second)

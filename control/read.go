@@ -29,11 +29,22 @@ func (c *Control) List(ctx context.Context, q dayfly.Query) (dayfly.Page, error)
 	if err != nil {
 		return dayfly.Page{}, c.counted(err)
 	}
-	list := dayfly.Page{Workspaces: make([]dayfly.Workspace, len(page.Records)), Next: page.Next}
-	for i, r := range page.Records {
-		list.Workspaces[i] = r.Workspace
+	list := dayfly.Page{Workspaces: make([]dayfly.Workspace, 0, len(page.Records)), Next: page.Next}
+	for _, r := range page.Records {
+		if !c.deleted(r.ID) {
+			list.Workspaces = append(list.Workspaces, r.Workspace)
+		}
 	}
 	return list, nil
+}
+
+// deleted reports whether nothing is left of a workspace but its record, whose
+// end may still wait for the store.
+func (c *Control) deleted(id dayfly.ID) bool {
+	c.mu.Lock()
+	k := c.keeper[id]
+	c.mu.Unlock()
+	return k != nil && k.view.Load().State == dayfly.Deleted
 }
 
 // within is the namespace that a question is about: the caller's, if it has one.

@@ -208,7 +208,8 @@ func (s *server) clearWorkspaces(t *testing.T) {
 		t.Errorf("list: %v", err)
 	}
 	for _, ws := range list {
-		if err := s.Workspaces.Delete(ctx, ws.ID); err != nil {
+		err := s.Workspaces.Delete(ctx, ws.ID)
+		if err != nil && words.KindOf(err) != words.NotFound { // a server goes on with deletions by itself
 			t.Errorf("delete of a workspace that is %s: %v", ws.State, err)
 		}
 	}
