@@ -24,6 +24,12 @@ type event struct {
 
 type testID struct{ pkg, name string }
 
+// failure is a test that failed, or a package, and the first it said of it.
+type failure struct {
+	name  string
+	words []string
+}
+
 // report gathers the events of a run and writes them down for people.
 type report struct {
 	w       io.Writer
@@ -31,7 +37,7 @@ type report struct {
 	skips   map[string][]string // tests by the capability they lack
 	why     map[string]string   // what is lacking and how to get it, by capability
 	silent  []string            // tests skipped for no capability
-	failing []string
+	failing []failure
 	broken  map[string]bool // packages with a failed test
 	passed  int
 	failed  int
@@ -96,7 +102,7 @@ func (r *report) endTest(e event, id testID) {
 	case "fail":
 		r.failed++
 		r.broken[e.Package] = true
-		r.failing = append(r.failing, name)
+		r.failing = append(r.failing, failure{name, r.words(id)})
 		fmt.Fprintf(r.w, "FAIL  %s (%.1f s)\n", name, e.Elapsed)
 		r.print(id)
 	case "skip":
@@ -141,7 +147,7 @@ func (r *report) endPackage(e event) {
 	case "fail":
 		if !r.broken[e.Package] { // it did not build, or its TestMain or a goroutine ended it
 			r.failed++
-			r.failing = append(r.failing, short(e.Package))
+			r.failing = append(r.failing, failure{short(e.Package), r.words(id)})
 		}
 		fmt.Fprintf(r.w, "FAIL  %s (%.1f s)\n", short(e.Package), e.Elapsed)
 		r.printUnfinished(e.Package)
@@ -168,13 +174,36 @@ func (r *report) print(id testID) {
 	}
 }
 
+// words is the beginning of what a test said, for a summary far below the rest.
+func (r *report) words(id testID) []string {
+	const most, longest = 3, 240
+	var list []string
+	for _, line := range r.output[id] {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "=== ") || strings.HasPrefix(line, "--- ") {
+			continue
+		}
+		if len(list) == most {
+			return append(list, "…")
+		}
+		if len(line) > longest {
+			line = strings.ToValidUTF8(line[:longest], "") + "…"
+		}
+		list = append(list, line)
+	}
+	return list
+}
+
 // summary prints the end of the report and says whether all is well. In a
 // strict run a test may be skipped only for what test/needs allows.
 func (r *report) summary(strict bool) bool {
 	fmt.Fprintln(r.w)
 	r.listSkips()
-	for _, name := range r.failing {
-		fmt.Fprintf(r.w, "failed: %s\n", name)
+	for _, f := range r.failing {
+		fmt.Fprintf(r.w, "failed: %s\n", f.name)
+		for _, line := range f.words {
+			fmt.Fprintf(r.w, "    %s\n", line)
+		}
 	}
 	well := r.failed == 0 && r.passed > 0
 	if r.failed == 0 && r.passed == 0 {

@@ -68,11 +68,25 @@ func TestNoFailureIsOverlooked(t *testing.T) {
 		"FAIL  b TestBad (0.1 s)\n        b_test.go:3: boom\n",
 		"c.go:1: syntax error\n",
 		"FAIL  d TestHangs (unfinished)\n    panic: test timed out\n",
-		"failed: b TestBad\nfailed: c\nfailed: d\n1 passed, 3 failed, 2 skipped\n",
+		"failed: b TestBad\n    b_test.go:3: boom\nfailed: c\nfailed: d\n1 passed, 3 failed, 2 skipped\n",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %q in\n%s", want, out.String())
 		}
+	}
+}
+
+func TestSummarySaysBrieflyWhatFailed(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	r := newReport(&out)
+	id := testID{"p", "TestLong"}
+	r.output[id] = []string{"=== RUN   TestLong\n", "\n", "  one\n", strings.Repeat("é", 200) + "\n", "three\n", "four\n", "--- FAIL: TestLong\n"}
+	r.endTest(event{Action: "fail", Package: id.pkg, Test: id.name}, id)
+	r.summary(false)
+	want := "failed: p TestLong\n    one\n    " + strings.Repeat("é", 120) + "…\n    three\n    …\n0 passed"
+	if !strings.Contains(out.String(), want) {
+		t.Errorf("no %q in\n%s", want, out.String())
 	}
 }
 
