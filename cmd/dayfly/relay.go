@@ -17,9 +17,9 @@ import (
 const twice = time.Second
 
 // relay is what becomes of the signals this process gets while it runs a
-// command: before the command has started they cancel (those that are messages
-// wait for it), then they are passed on, and a second one soon after cancels. Once cancelled, a third ends the
-// process on the spot.
+// command. Before the command has started they cancel, and those that are
+// messages wait for it. Then they are passed on, and a second one soon after
+// cancels. Once cancelled, a third ends the process on the spot.
 type relay struct {
 	ch     chan os.Signal
 	cancel context.CancelCauseFunc

@@ -296,15 +296,8 @@ func TestServerKilledAtAnyStepLosesNothing(t *testing.T) {
 // them with it, and each then takes its moment.
 func allEnded(t *testing.T, state string) {
 	t.Helper()
-	late, look := time.NewTimer(patience), time.NewTicker(20*time.Millisecond)
-	defer late.Stop()
-	defer look.Stop()
-	for left := processes(t, state); len(left) > 0; left = processes(t, state) {
-		select {
-		case <-look.C:
-		case <-late.C:
-			t.Fatalf("left running: %q", left)
-		}
+	if !comes(func() bool { return len(processes(t, state)) == 0 }) {
+		t.Fatalf("left running: %q", processes(t, state))
 	}
 }
 

@@ -16,6 +16,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly/test/needs"
 )
@@ -185,9 +188,12 @@ func dayflyIn(t *testing.T, state string, in io.Reader, args ...string) result {
 	return result{out.String(), errs.String(), c.ProcessState.ExitCode()}
 }
 
+// command is a command line that, if it has not ended with its context, says
+// where it was and ends.
 func command(t *testing.T, ctx context.Context, state string, args ...string) *exec.Cmd {
 	t.Helper()
 	c := exec.CommandContext(ctx, binary(t), args...)
+	c.Cancel, c.WaitDelay = func() error { return c.Process.Signal(unix.SIGABRT) }, 10*time.Second
 	c.Env = append(os.Environ(), "DAYFLY_STATE="+state, "DAYFLY_SERVER=", "DAYFLY_HOST=", "XDG_CONFIG_HOME="+state) // no login of whoever runs the tests
 	return c
 }

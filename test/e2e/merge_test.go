@@ -101,10 +101,17 @@ func (s *server) settle(t *testing.T, id words.ID, above int) {
 	s.until(t, "its layers are merged", func() bool { return s.layers(t, id) == 2 })
 }
 
-// until waits for what happens without anybody's doing. Between two looks it leaves
-// the processors to those whose doing it is.
+// until waits for what happens without anybody's doing.
 func (s *server) until(t *testing.T, what string, is func() bool) {
 	t.Helper()
+	if !comes(is) {
+		t.Fatalf("it is not so that %s:\n%s", what, tailOf(s.log()))
+	}
+}
+
+// comes waits for something to be so. Between two looks it leaves the processors to
+// those whose doing it is. False: it was not so for long.
+func comes(is func() bool) bool {
 	late, look := time.NewTimer(patience), time.NewTicker(20*time.Millisecond)
 	defer late.Stop()
 	defer look.Stop()
@@ -112,9 +119,10 @@ func (s *server) until(t *testing.T, what string, is func() bool) {
 		select {
 		case <-look.C:
 		case <-late.C:
-			t.Fatalf("it is not so that %s:\n%s", what, tailOf(s.log()))
+			return false
 		}
 	}
+	return true
 }
 
 // TestVMMThatIsKilledAfterAMergeHasLostNothing: what the guest had written out is
