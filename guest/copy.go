@@ -35,26 +35,15 @@ func (s *Session) Freeze(ctx context.Context) (processes int, err error) {
 	return reply.Processes, nil
 }
 
-// Bounds of how far a thawed guest's clock may be behind.
-const (
-	thawDelay = 50 * time.Millisecond
-	thawTries = 5
-)
-
-// Thaw lets the workspace's processes go on with the host's time. What the
-// request takes to arrive the guest's clock is behind, so it is repeated if that
-// was long, which it is where many machines share few processors.
+// Thaw lets the workspace's processes go on with the host's time.
 func (s *Session) Thaw(ctx context.Context) error {
 	defer s.beginBehind()
-	for range thawTries {
-		now := time.Now()
-		in := wire.Thaw{Timestamp: now.UTC().Format(time.RFC3339Nano)}
-		if err := s.call(ctx, wire.ThawPath, in, nil); err != nil {
-			return fmt.Errorf("guest: thaw: %w", err)
-		}
-		if time.Since(now) <= thawDelay {
-			return nil
-		}
+	in := wire.Thaw{Timestamp: time.Now().UTC().Format(time.RFC3339Nano)}
+	if err := s.call(ctx, wire.ThawPath, in, nil); err != nil {
+		return fmt.Errorf("guest: thaw: %w", err)
+	}
+	if err := s.keepTime(ctx, arrival(in.Timestamp, nil), thawDelay); err != nil {
+		return fmt.Errorf("guest: thaw: clock: %w", err)
 	}
 	return nil
 }
@@ -75,6 +64,11 @@ func (s *Session) Renew(ctx context.Context, in wire.Renew) (wire.RenewReply, er
 	}
 	if err := want.check(reply.Confirmed, wire.RequiredConfirmations()); err != nil {
 		return reply, fmt.Errorf("guest: renew: %w", err)
+	}
+	if len(in.DiskKey) > 0 { // else its clock is set again by Thaw
+		if err := s.keepTime(ctx, arrival(in.Timestamp, reply.Timeline), startDelay); err != nil {
+			return reply, fmt.Errorf("guest: renew: clock: %w", err)
+		}
 	}
 	return reply, nil
 }

@@ -233,6 +233,9 @@ func (s *Session) Init(ctx context.Context, in wire.Init) (wire.InitReply, error
 	if err == nil {
 		err = checkInit(&in, &reply)
 	}
+	if err == nil {
+		err = s.keepTime(ctx, arrival(in.Timestamp, reply.Timeline), startDelay)
+	}
 	if err != nil {
 		return reply, fmt.Errorf("guest: init: %w", err)
 	}

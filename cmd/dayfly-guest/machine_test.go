@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,9 +96,21 @@ type rig struct {
 	config vmm.Config
 	m      vmm.Machine
 	s      *guest.Session
+	line   *line
 	hello  wire.Hello
 	key    *keyring.Key
 	image  dayfly.Image
+}
+
+// line is the channel, on which what is said next may be under way for long.
+type line struct {
+	net.Conn
+	late atomic.Int64 // nanoseconds
+}
+
+func (l *line) Write(p []byte) (int, error) {
+	<-time.After(time.Duration(l.late.Swap(0)))
+	return l.Conn.Write(p)
 }
 
 const (
@@ -180,7 +193,8 @@ func (r *rig) open() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.s, r.hello, err = guest.Open(r.ctx(), conn)
+	r.line = &line{Conn: conn}
+	r.s, r.hello, err = guest.Open(r.ctx(), r.line)
 	if err != nil {
 		r.t.Fatalf("Open: %v; console %q", err, r.m.Console())
 	}
@@ -401,6 +415,41 @@ func TestRenewedCopyIsOneOfItsOwn(t *testing.T) {
 	if _, err := r.s.Renew(r.ctx(), r.renewal(wire.IdentitySame)); !errors.As(err, &no) || !strings.Contains(no.Said, "20-fails: exit status 3") || !strings.Contains(no.Said, "no luck") {
 		t.Errorf("Renew with a failing hook = %v", err)
 	}
+}
+
+// TestLateMessageLeavesTheClockRight: one that sets it.
+func TestLateMessageLeavesTheClockRight(t *testing.T) {
+	const late, close = 700 * time.Millisecond, 150 * time.Millisecond
+	r := newRig(t)
+	r.init()
+	isRight := func(when string) {
+		t.Helper()
+		from := time.Now().Add(-close)
+		at, err := time.Parse(time.RFC3339Nano, r.sh("date -u +%FT%T.%NZ"))
+		if err != nil || at.Before(from) || at.After(time.Now().Add(close)) {
+			t.Errorf("%s: %v behind, %v", when, time.Since(at), err)
+		}
+	}
+	isRight("at first")
+	if _, err := r.s.Freeze(r.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	r.line.late.Store(int64(late))
+	if err := r.s.Thaw(r.ctx()); err != nil {
+		t.Fatal(err)
+	}
+	isRight("set by a late message")
+	for _, forward := range []time.Duration{1500 * time.Millisecond, -1500 * time.Millisecond} { // there and back
+		resp, err := r.client().HTTP.Post("http://guest"+wire.ClockPath, "application/json", strings.NewReader(fmt.Sprintf(`{"forward_ns":%d}`, forward)))
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("clock: %v, %v", resp, err)
+		}
+		_ = resp.Body.Close()
+		if at, err := time.Parse(time.RFC3339Nano, r.sh("date -u +%FT%T.%NZ")); err != nil || forward > 0 == time.Now().After(at) {
+			t.Errorf("moved by %s: %v behind, %v", forward, time.Since(at), err)
+		}
+	}
+	isRight("moved there and back")
 }
 
 func TestRehearsalLeavesTheMachineEmpty(t *testing.T) {

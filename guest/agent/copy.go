@@ -22,6 +22,9 @@ type Copier interface {
 	Freeze(context.Context) (wire.FreezeReply, error)
 	Thaw(context.Context, wire.Thaw) error
 
+	// Clock moves the wall clock and says what it is then.
+	Clock(context.Context, wire.Clock) (wire.ClockReply, error)
+
 	// Renew makes a restored copy one of its own. apply carries out the agent's
 	// steps, wire.StepTokens and wire.StepEnv, and returns what it set.
 	Renew(ctx context.Context, in wire.Renew, apply func(step string) (string, error)) (wire.RenewReply, error)
@@ -43,6 +46,8 @@ func (a *Agent) serveCopy(w http.ResponseWriter, r *http.Request) bool {
 		serve = a.serveFreeze
 	case wire.ThawPath:
 		serve = a.serveThaw
+	case wire.ClockPath:
+		serve = a.serveClock
 	case wire.RenewPath:
 		serve = a.serveRenew
 	case wire.RestPath:
@@ -81,6 +86,20 @@ func (a *Agent) serveThaw(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+func (a *Agent) serveClock(w http.ResponseWriter, r *http.Request) {
+	var in wire.Clock
+	if err := readHost(w, r, &in); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	reply, err := a.cfg.Copier.Clock(r.Context(), in)
+	if err != nil {
+		a.failHost(w, r, err)
+		return
+	}
+	writeJSON(w, reply)
 }
 
 // serveRest also forgets the processes that have ended: they were nobody's.

@@ -14,7 +14,10 @@ import (
 )
 
 // copier is a machine whose part of everything works.
-type copier struct{ frozen bool }
+type copier struct {
+	frozen  bool
+	forward int64
+}
 
 func (c *copier) Freeze(context.Context) (wire.FreezeReply, error) {
 	c.frozen = true
@@ -22,6 +25,11 @@ func (c *copier) Freeze(context.Context) (wire.FreezeReply, error) {
 }
 
 func (c *copier) Rest(context.Context) error { return nil }
+
+func (c *copier) Clock(_ context.Context, in wire.Clock) (wire.ClockReply, error) {
+	c.forward += in.Forward
+	return wire.ClockReply{Timestamp: "2026-01-02T03:04:05Z"}, nil
+}
 
 func (c *copier) Thaw(context.Context, wire.Thaw) error { c.frozen = false; return nil }
 
@@ -48,7 +56,7 @@ func (c *copier) Rehearse(_ context.Context, _ wire.Init, run func() (int, error
 func TestCopyRoutesAreTheInitsAlone(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, Config{})
-	for _, path := range []string{wire.FreezePath, wire.ThawPath, wire.RenewPath, wire.RehearsePath} {
+	for _, path := range []string{wire.FreezePath, wire.ThawPath, wire.ClockPath, wire.RenewPath, wire.RestPath, wire.RehearsePath} {
 		if resp, b := r.do("POST", path, strings.NewReader("{}")); resp.StatusCode != http.StatusNotImplemented {
 			t.Errorf("%s: %s %s", path, resp.Status, b)
 		}
@@ -67,6 +75,13 @@ func TestFreezeAndThawReachTheMachine(t *testing.T) {
 	}
 	if resp, b := r.do("POST", wire.ThawPath, nil); resp.StatusCode != 204 || c.frozen {
 		t.Errorf("thaw: %s %s", resp.Status, b)
+	}
+	for body, forward := range map[string]int64{"": 0, `{"forward_ns":-5}`: -5} {
+		c.forward = 0
+		resp, b := r.do("POST", wire.ClockPath, strings.NewReader(body))
+		if resp.StatusCode != 200 || strings.TrimSpace(string(b)) != `{"timestamp":"2026-01-02T03:04:05Z"}` || c.forward != forward {
+			t.Errorf("clock %s: %s %s", body, resp.Status, b)
+		}
 	}
 }
 

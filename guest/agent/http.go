@@ -56,7 +56,7 @@ func (a *Agent) mayPass(r *http.Request) bool {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead || r.URL.Path == "/files" && r.Method == http.MethodPost {
 			return true
 		}
-	case wire.InitPath, wire.PoweroffPath, wire.FreezePath, wire.ThawPath, wire.RenewPath, wire.RehearsePath:
+	case wire.InitPath, wire.PoweroffPath, wire.FreezePath, wire.ThawPath, wire.ClockPath, wire.RenewPath, wire.RestPath, wire.RehearsePath:
 		return true
 	}
 	return a.state.Load().admits(r)

@@ -30,7 +30,7 @@ func (s *System) Thaw(_ context.Context, in wire.Thaw) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if in.Timestamp != "" {
-		if _, err := setClock(in.Timestamp); err != nil {
+		if _, err := setClock(in.Timestamp, 0); err != nil {
 			return err
 		}
 	}

@@ -22,23 +22,36 @@ func (r *root) setClock(_ context.Context, in *wire.Init) error {
 	if in.Timestamp == "" {
 		return nil
 	}
-	now, err := setClock(in.Timestamp)
+	now, err := setClock(in.Timestamp, 0)
 	r.confirm(wire.StepClock, now)
 	return err
 }
 
-// setClock sets the wall clock, as the machine has no clock chip to read, and
-// returns what it says then.
-func setClock(timestamp string) (string, error) {
+// setClock sets the wall clock, as the machine has no clock chip to read, to a
+// time and what has passed since it came, and returns what it says then.
+func setClock(timestamp string, since time.Duration) (string, error) {
 	t, err := time.Parse(time.RFC3339Nano, timestamp)
 	if err != nil {
 		return "", err
 	}
-	tv := unix.NsecToTimeval(t.UnixNano())
+	tv := unix.NsecToTimeval(t.Add(since).UnixNano())
 	if err := unix.Settimeofday(&tv); err != nil {
 		return "", err
 	}
 	return time.Now().UTC().Format(time.RFC3339Nano), nil
+}
+
+// Clock moves the wall clock, if it is to be moved, and says what it is then.
+func (s *System) Clock(_ context.Context, in wire.Clock) (wire.ClockReply, error) {
+	if in.Forward != 0 {
+		// The kernel wants the smaller part to be no less than 0.
+		forward := unix.NsecToTimespec(in.Forward)
+		by := unix.Timex{Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Sec: forward.Sec, Usec: forward.Nsec}}
+		if _, err := unix.Adjtimex(&by); err != nil {
+			return wire.ClockReply{}, err
+		}
+	}
+	return wire.ClockReply{Timestamp: time.Now().UTC().Format(time.RFC3339Nano)}, nil
 }
 
 // look reads the monotonic clock, and says whether it has gone back since it

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,7 @@ type renewing struct {
 	apply func(step string) (string, error)
 	etc   string // /etc of the workspace
 	run   string // runDir
+	watch *stopwatch
 }
 
 // Renew works through the table. apply carries out the steps that are not this
@@ -59,10 +61,9 @@ func (s *System) Renew(ctx context.Context, in wire.Renew, apply func(step strin
 	if err := checkRenew(&in); err != nil {
 		return reply, err
 	}
-	r := &renewing{sys: s, in: &in, apply: apply, etc: "/etc", run: runDir}
-	watch := start()
+	r := &renewing{sys: s, in: &in, apply: apply, etc: "/etc", run: runDir, watch: start()}
 	for _, st := range renewal {
-		err := watch.time(st.name, func() error {
+		err := r.watch.time(st.name, func() error {
 			value, err := st.do(r, ctx)
 			if err == nil {
 				reply.Confirmed = append(reply.Confirmed, wire.Confirmation{Name: st.name, Value: value})
@@ -73,7 +74,7 @@ func (s *System) Renew(ctx context.Context, in wire.Renew, apply func(step strin
 			return wire.RenewReply{}, err
 		}
 	}
-	reply.Timeline = watch.line
+	reply.Timeline = r.watch.line
 	return reply, nil
 }
 
@@ -131,7 +132,7 @@ func (r *renewing) clock(context.Context) (string, error) {
 	if r.sys.look() {
 		return "", errors.New("the monotonic clock went back")
 	}
-	return setClock(r.in.Timestamp)
+	return setClock(r.in.Timestamp, time.Since(r.watch.began))
 }
 
 func (r *renewing) sockets(context.Context) (string, error) {

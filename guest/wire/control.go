@@ -18,7 +18,8 @@ const (
 	InitPath     = "/init"     // POST Init -> InitReply
 	PoweroffPath = "/poweroff" // POST, no body: stop all processes in order, sync, unmount, power off
 	FreezePath   = "/freeze"   // POST, no body -> FreezeReply: no process of the workspace runs any more
-	ThawPath     = "/thaw"     // POST, no body: they go on
+	ThawPath     = "/thaw"     // POST Thaw: they go on
+	ClockPath    = "/clock"    // POST Clock -> ClockReply: the wall clock is moved, or only read
 	RenewPath    = "/renew"    // POST Renew -> RenewReply: a restored copy becomes one of its own
 	RestPath     = "/rest"     // POST, no body: the disk is written out and stands still until a Renew with a DiskKey
 	RehearsePath = "/rehearse" // POST Rehearse -> RehearseReply: a start on throw-away parts, undone again
@@ -26,7 +27,9 @@ const (
 
 // MayCall reports whether a route may be called ahead of a session: those that
 // stand between a restored machine and its processes.
-func MayCall(path string) bool { return path == RenewPath || path == ThawPath }
+func MayCall(path string) bool {
+	return path == RenewPath || path == ThawPath || path == ClockPath
+}
 
 // AgentPort is the port of the in-guest API, as E2B clients know it. A stream
 // from the host names the port it wants in its first bytes; see Preamble.

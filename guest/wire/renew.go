@@ -12,6 +12,16 @@ type Thaw struct {
 	Timestamp string `json:"timestamp,omitempty"` // RFC 3339 with nanoseconds: the wall clock to set just before
 }
 
+// Clock moves the wall clock: POST /clock.
+type Clock struct {
+	Forward int64 `json:"forward_ns,omitempty"` // nanoseconds; back if below 0
+}
+
+// ClockReply says what the wall clock was after that.
+type ClockReply struct {
+	Timestamp string `json:"timestamp"` // RFC 3339 with nanoseconds
+}
+
 // The identities a copy can go on with.
 const (
 	IdentitySame = "same" // it takes the place of what it is a copy of
