@@ -22,7 +22,7 @@ func (u *Unconfirmed) Error() string {
 	return "the guest's agent did not confirm: " + strings.Join(u.Missing, ", ")
 }
 
-// maxClockError is how far the guest's clock may be from what it was set to.
+// maxClockError is how far the guest's clock may be from what it can have been set to.
 const maxClockError = time.Second
 
 // Freeze stops every process of the workspace until Thaw, and returns how many
@@ -58,7 +58,7 @@ func (s *Session) Renew(ctx context.Context, in wire.Renew) (wire.RenewReply, er
 	if err := s.call(ctx, wire.RenewPath, in, &reply); err != nil {
 		return reply, fmt.Errorf("guest: renew: %w", err)
 	}
-	want := wants{wire.StepDiskKey: is(diskKey(in.DiskKey)), wire.StepEntropy: isBytes(in.Entropy), wire.StepClock: isNear(in.Timestamp), wire.StepGeneration: is(in.Generation)}
+	want := wants{wire.StepDiskKey: is(diskKey(in.DiskKey)), wire.StepEntropy: isBytes(in.Entropy), wire.StepClock: isSince(in.Timestamp), wire.StepGeneration: is(in.Generation)}
 	if in.Identity == wire.IdentityNew {
 		want[wire.StepHostname] = is(wire.HostName(in.Hostname, in.ID))
 	}
@@ -135,7 +135,7 @@ func checkInit(in *wire.Init, reply *wire.InitReply) error {
 		required, want[wire.StepEntropy] = append(required, wire.StepEntropy), isBytes(in.Entropy)
 	}
 	if in.Timestamp != "" {
-		required, want[wire.StepClock] = append(required, wire.StepClock), isNear(in.Timestamp)
+		required, want[wire.StepClock] = append(required, wire.StepClock), isSince(in.Timestamp)
 	}
 	if in.Root != nil {
 		required, want[wire.StepHostname] = append(required, wire.StepHostname, wire.StepMachineID), is(wire.HostName(in.Hostname, in.ID))
@@ -168,13 +168,16 @@ func is(want string) func(string) bool {
 
 func isBytes(sent []byte) func(string) bool { return is(strconv.Itoa(len(sent)) + " bytes") }
 
-func isNear(sent string) func(string) bool {
+// isSince is for a clock that was set to when the message was sent, or to that and
+// how long it has taken since.
+func isSince(sent string) func(string) bool {
 	return func(value string) bool {
 		want, err := time.Parse(time.RFC3339Nano, sent)
 		if err != nil {
 			return false
 		}
 		got, err := time.Parse(time.RFC3339Nano, value)
-		return err == nil && got.Sub(want).Abs() <= maxClockError
+		took := max(0, time.Since(want))
+		return err == nil && got.Sub(want) >= -maxClockError && got.Sub(want) <= took+maxClockError
 	}
 }

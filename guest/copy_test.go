@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dayfly/dayfly/guest"
@@ -66,6 +67,35 @@ func TestRenewMissesNoStep(t *testing.T) {
 			t.Errorf("without %s: Renew = %v", c.Name, err)
 		}
 	}
+}
+
+// TestClockCountsWhatARenewalTakes: on a busy host that is many seconds.
+func TestClockCountsWhatARenewalTakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const long = 20 * time.Second
+		ahead := time.Duration(0)
+		s := newSession(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var in wire.Renew
+			_ = json.NewDecoder(r.Body).Decode(&in)
+			time.Sleep(long) //nolint:forbidigo // of the time in the bubble
+			in.Timestamp = time.Now().Add(ahead).Format(time.RFC3339Nano)
+			_ = json.NewEncoder(w).Encode(wire.RenewReply{Confirmed: renewed(in)})
+		}), "")
+		renew := func() error {
+			_, err := s.Renew(t.Context(), wire.Renew{
+				Generation: "g", ID: "w", Identity: wire.IdentityNew, Entropy: make([]byte, 64), Timestamp: time.Now().Format(time.RFC3339Nano),
+			})
+			return err
+		}
+		if err := renew(); err != nil {
+			t.Error(err)
+		}
+		ahead = 2 * time.Second
+		var no *guest.Unconfirmed
+		if err := renew(); !errors.As(err, &no) {
+			t.Errorf("%s ahead: Renew = %v", ahead, err)
+		}
+	})
 }
 
 func TestInitThatSetNothingIsNoInit(t *testing.T) {
