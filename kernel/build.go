@@ -99,9 +99,16 @@ func buildKey(ctx context.Context, o BuildOptions) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("kernel: build: compiler: %w", err)
 	}
-	h := sha256.New()
+	h := sha256.New() // recipe's parts among it, written out: what was built before it was noted keeps its key
 	fmt.Fprintf(h, "%d\n%s\n%s\n%s\n%q", buildVersion, source, compiler, settings(fragment), edits)
 	return "build:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// recipe is a digest of what this release makes of any source.
+func recipe() string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%d\n%s\n%q", buildVersion, settings(fragment), edits)
+	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // settings returns the lines of a fragment that say something, "# CONFIG_X is
@@ -163,6 +170,6 @@ func (s *Store) build(ctx context.Context, o BuildOptions, key string) (record, 
 	if err != nil {
 		return record{}, err
 	}
-	rec.Source, rec.Digest = filepath.Base(o.Source), key
+	rec.Source, rec.Digest, rec.Recipe = filepath.Base(o.Source), key, recipe()
 	return rec, s.add(j.path("kernel"), rec)
 }

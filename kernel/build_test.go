@@ -95,11 +95,23 @@ func TestKernelIsCompiledOnce(t *testing.T) {
 		t.Errorf("compiled %d times", n)
 	}
 	b, err := s.Boot(t.Context(), "")
-	if want := append(slices.Clone(cmdlines[Tuned]), edits[0].param); err != nil || !slices.Equal(b.Cmdline, want) {
+	if want := append(slices.Clone(cmdlines[Tuned]), edits[0].param); err != nil || !slices.Equal(b.Cmdline, want) || b.Older {
 		t.Errorf("Boot = %+v, %v; want the parameters %q", b, err, want)
 	}
 	if got, err := os.ReadFile(filepath.Join(filepath.Dir(b.Vmlinux), configName)); err != nil || !bytes.Equal(got, fragment) {
 		t.Errorf("the configuration is not kept: %v", err)
+	}
+	dir := filepath.Dir(b.Vmlinux)
+	rec, err := readRecord(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Recipe = "that of another release"
+	if err := errors.Join(os.Remove(filepath.Join(dir, recordName)), writeRecord(dir, rec)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = s.Boot(t.Context(), ""); err != nil || !b.Older {
+		t.Errorf("of another release: Boot = %+v, %v", b, err)
 	}
 	clean(t, s)
 }

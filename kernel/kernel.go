@@ -83,6 +83,9 @@ type Boot struct {
 	// ACPI; otherwise only ACPI tells it of them. With lapic_timer_khz= it needs
 	// neither PIC nor PIT.
 	Cmdline []string
+
+	// Older: a tuned kernel that another release's recipe made.
+	Older bool
 }
 
 // Open makes dir a store if it is not one yet and removes what killed
@@ -159,6 +162,7 @@ func (s *Store) Boot(ctx context.Context, id string) (Boot, error) {
 		Vmlinux:   filepath.Join(s.kernels(), rec.ID, vmlinuxName),
 		Initramfs: initramfs,
 		Cmdline:   slices.Concat(cmdlines[rec.Flavour], rec.Cmdline),
+		Older:     rec.Recipe != "" && rec.Recipe != recipe(),
 	}, nil
 }
 

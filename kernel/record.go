@@ -32,6 +32,7 @@ type record struct {
 	dayfly.Kernel
 	Source    string    `json:"source"`            // file it came from, by name
 	Digest    string    `json:"digest"`            // Import: of the package; Build: of everything the result depends on
+	Recipe    string    `json:"recipe,omitempty"`  // Build: a digest of it; not noted by releases before
 	Cmdline   []string  `json:"cmdline,omitempty"` // kernel parameters for this very kernel, besides its flavour's
 	Modules   []string  `json:"modules,omitempty"` // file names in modules/, in load order
 	CreatedAt time.Time `json:"created_at"`

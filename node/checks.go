@@ -99,6 +99,9 @@ func (n *Node) checkKernel(ctx context.Context) dayfly.Check {
 	if boot.Kernel.Flavour != "tuned" {
 		return lacking(fmt.Sprintf("%s, a distribution's: it boots, but slower than a tuned one", boot.Kernel.Release), "dayfly kernel build, once (some minutes)")
 	}
+	if boot.Older {
+		return lacking(boot.Kernel.Release+", tuned as another release of dayfly does", "dayfly kernel build, once (some minutes)")
+	}
 	return good("%s, %s", boot.Kernel.Release, boot.Kernel.Flavour)
 }
 
