@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"time"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/guest/wire"
@@ -30,7 +31,7 @@ func (s *System) Thaw(_ context.Context, in wire.Thaw) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if in.Timestamp != "" {
-		if _, err := setClock(in.Timestamp, 0); err != nil {
+		if _, err := setClock(in.Timestamp, time.Since(s.start().began)); err != nil {
 			return err
 		}
 	}

@@ -22,7 +22,7 @@ func (r *root) setClock(_ context.Context, in *wire.Init) error {
 	if in.Timestamp == "" {
 		return nil
 	}
-	now, err := setClock(in.Timestamp, 0)
+	now, err := setClock(in.Timestamp, time.Since(r.arrived))
 	r.confirm(wire.StepClock, now)
 	return err
 }

@@ -35,8 +35,8 @@ func (s *System) Init(ctx context.Context, in wire.Init) (wire.InitReply, error)
 	if s.done != nil {
 		return s.initAgain(ctx, &in)
 	}
-	r := &root{sys: s, crypt: cryptDev}
-	watch := start()
+	watch := s.start()
+	r := &root{sys: s, crypt: cryptDev, arrived: watch.began}
 	if err := r.build(ctx, &in, watch); err != nil {
 		return wire.InitReply{}, err
 	}
@@ -52,7 +52,7 @@ func (s *System) Init(ctx context.Context, in wire.Init) (wire.InitReply, error)
 }
 
 func (s *System) initAgain(ctx context.Context, in *wire.Init) (wire.InitReply, error) {
-	r := &root{sys: s}
+	r := &root{sys: s, arrived: s.start().began}
 	if err := r.setClock(ctx, in); err != nil {
 		return wire.InitReply{}, fmt.Errorf("clock: %w", err)
 	}
@@ -92,6 +92,17 @@ type stopwatch struct {
 }
 
 func start() *stopwatch { return &stopwatch{began: time.Now()} }
+
+// start begins when what the host asks for arrived, as far as is known: an emulated
+// machine takes long to read its first message.
+func (s *System) start() *stopwatch {
+	w := start()
+	if sessions := s.sessions.Load(); sessions != nil {
+		w.began = sessions.Heard()
+		w.line = append(w.line, dayfly.Stage{Name: "message", Took: ms(time.Since(w.began))})
+	}
+	return w
+}
 
 // time carries out a step. An error gets its name.
 func (w *stopwatch) time(name string, do func() error) error {

@@ -78,7 +78,7 @@ func (s *System) rehearse(ctx context.Context, in *wire.Init, run func() (int, e
 	}
 	defer unix.Close(outside)
 	name := hostname()
-	r := &root{sys: s, crypt: rehearsalDev, rehearsal: true}
+	r := &root{sys: s, crypt: rehearsalDev, rehearsal: true, arrived: watch.began}
 	defer func() {
 		err = errors.Join(err, watch.time("undo", func() error { return r.undo(outside, name) }))
 	}()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -16,10 +17,11 @@ import (
 // root is a workspace's root while it is put together: for good, or to rehearse.
 type root struct {
 	sys       *System
-	crypt     string   // name of the device-mapper device
-	rehearsal bool     // entered by one thread alone, and undone
-	disk      *os.File // the top of the private disk
-	kernel    string   // release
+	crypt     string    // name of the device-mapper device
+	rehearsal bool      // entered by one thread alone, and undone
+	arrived   time.Time // when it was asked for
+	disk      *os.File  // the top of the private disk
+	kernel    string    // release
 	confirmed []wire.Confirmation
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -26,11 +27,14 @@ type Sessions struct {
 	handler http.Handler
 	nonce   string // of the last hail; it outlives a call of Serve, as the host's go may
 	waiting bool   // that hail ended a session and was not answered yet
+
+	born  time.Time
+	heard atomic.Int64 // nanoseconds from then until something last came
 }
 
 // NewSessions starts to serve handler; Close ends it.
 func NewSessions(handler http.Handler) *Sessions {
-	s := &Sessions{streams: newStreams(), handler: handler, http: &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}}
+	s := &Sessions{streams: newStreams(), handler: handler, born: time.Now(), http: &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}}
 	go func() { _ = s.http.Serve(s.streams) }()
 	return s
 }
@@ -42,9 +46,25 @@ func (s *Sessions) Close() error { return s.http.Close() }
 // many of their streams have been dropped since it was called last.
 func (s *Sessions) Drop() int { return s.streams.drop(true) }
 
+// Heard returns when something of the host's last came.
+func (s *Sessions) Heard() time.Time { return s.born.Add(time.Duration(s.heard.Load())) }
+
+// listening is a connection that notes when something comes.
+type listening struct {
+	io.ReadWriteCloser
+	s *Sessions
+}
+
+func (l listening) Read(p []byte) (int, error) {
+	n, err := l.ReadWriteCloser.Read(p)
+	l.s.heard.Store(int64(time.Since(l.s.born)))
+	return n, err
+}
+
 // Serve waits on conn for the host's hail, answers it, and serves streams until
 // the host hangs up or hails anew. It closes conn.
 func (s *Sessions) Serve(conn io.ReadWriteCloser, hello func() wire.Hello) error {
+	conn = listening{conn, s}
 	in := bufio.NewReaderSize(conn, wire.MaxHello)
 	if met, err := s.meet(conn, in, hello); !met {
 		return errors.Join(err, conn.Close())

@@ -82,7 +82,7 @@ type Root struct {
 
 // InitReply says what Init did and how long each part took.
 type InitReply struct {
-	Timeline  dayfly.Timeline `json:"timeline"`            // At counts from the start of Init
+	Timeline  dayfly.Timeline `json:"timeline"`            // At counts from when what asks for it arrived
 	Kernel    string          `json:"kernel"`              // what uname -r says
 	Confirmed []Confirmation  `json:"confirmed,omitempty"` // what was set, as it was read back
 }

@@ -88,7 +88,7 @@ type Confirmation struct {
 // RenewReply says what Renew did.
 type RenewReply struct {
 	Confirmed []Confirmation  `json:"confirmed"`
-	Timeline  dayfly.Timeline `json:"timeline"` // At counts from the start of Renew
+	Timeline  dayfly.Timeline `json:"timeline"` // At counts from when what asks for it arrived
 }
 
 // Rehearse is a start on throw-away parts: POST /rehearse. All of it is undone.
