@@ -241,12 +241,9 @@ func (n *Node) find(id dayfly.ID) (*workspace, error) {
 		return nil, err
 	}
 	const patience = sweepTime / 4 // it may well have another owner
-	lock, err := lockWorkspace(n.Dir, id)
-	for end := time.Now().Add(patience); dayfly.KindOf(err) == dayfly.Conflict && time.Now().Before(end); time.Sleep(sweepPause) {
-		if w := n.owned(id); w != nil { // another call of this process was first
-			return w, nil
-		}
-		lock, err = lockWorkspace(n.Dir, id)
+	lock, err := lockWithin(n.Dir, id, patience, func() bool { return n.owned(id) != nil })
+	if w := n.owned(id); err != nil && w != nil { // another call of this process was first
+		return w, nil
 	}
 	if err != nil {
 		return nil, err

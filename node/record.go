@@ -177,9 +177,15 @@ const (
 // lockNew takes the lock of an id that nobody has yet. The file of a lock is there a
 // moment before the lock is, which is when a sweep may be first: that is waited for.
 func lockNew(dir string, id dayfly.ID) (*lock, error) {
-	for end := time.Now().Add(sweepTime); ; time.Sleep(sweepPause) {
+	return lockWithin(dir, id, sweepTime, func() bool { return false })
+}
+
+// lockWithin takes a lock, and waits for whoever has it: for so long, and until that
+// is in vain.
+func lockWithin(dir string, id dayfly.ID, patience time.Duration, inVain func() bool) (*lock, error) {
+	for end := time.Now().Add(patience); ; time.Sleep(sweepPause) {
 		l, err := lockWorkspace(dir, id)
-		if dayfly.KindOf(err) != dayfly.Conflict || time.Now().After(end) {
+		if dayfly.KindOf(err) != dayfly.Conflict || time.Now().After(end) || inVain() {
 			return l, err
 		}
 	}
