@@ -40,33 +40,40 @@ func (s routes) RollbackWorkspace(w http.ResponseWriter, r *http.Request, id Wor
 
 // ForkWorkspace answers POST /v1/workspaces/{id}/fork.
 func (s routes) ForkWorkspace(w http.ResponseWriter, r *http.Request, id WorkspaceID, p ForkWorkspaceParams) {
-	s.withID(w, r, id, func(id dayfly.ID) error {
-		var body ForkWorkspace
-		if err := readOptionalJSON(w, r, &body); err != nil {
-			return err
-		}
-		count := 1
-		if body.Count != nil {
-			count = *body.Count
-		}
-		if count < 1 || count > dayfly.MaxFork {
-			return dayfly.Errorf(dayfly.Invalid, "count is %d: use 1 to %d", count, dayfly.MaxFork)
-		}
-		ctx, err := once(r, p.IdempotencyKey)
-		if err != nil {
-			return err
-		}
-		copies, err := s.o.Workspaces.Fork(ctx, id, count)
-		if err != nil {
-			return err
-		}
-		if err := unheard(r, p.IdempotencyKey); err != nil {
+	copies, err := s.fork(w, r, id, p)
+	if err == nil {
+		if err = unheard(r, p.IdempotencyKey); err != nil {
 			for _, ws := range copies {
 				s.abandon(r.Context(), ws.ID)
 			}
-			return err
 		}
-		s.reply(w, r, http.StatusCreated, dayfly.Page{Workspaces: orEmpty(copies)})
-		return nil
-	})
+	}
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	s.reply(w, r, http.StatusCreated, dayfly.Page{Workspaces: orEmpty(copies)})
+}
+
+func (s routes) fork(w http.ResponseWriter, r *http.Request, ref WorkspaceID, p ForkWorkspaceParams) ([]dayfly.Workspace, error) {
+	id, err := s.resolveParent(r, ref, p.IdempotencyKey)
+	if err != nil {
+		return nil, err
+	}
+	var body ForkWorkspace
+	if err := readOptionalJSON(w, r, &body); err != nil {
+		return nil, err
+	}
+	count := 1
+	if body.Count != nil {
+		count = *body.Count
+	}
+	if count < 1 || count > dayfly.MaxFork {
+		return nil, dayfly.Errorf(dayfly.Invalid, "count is %d: use 1 to %d", count, dayfly.MaxFork)
+	}
+	ctx, err := once(r, p.IdempotencyKey)
+	if err != nil {
+		return nil, err
+	}
+	return s.o.Workspaces.Fork(ctx, id, count)
 }

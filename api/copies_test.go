@@ -98,6 +98,33 @@ func TestSnapshotOfACallerWhoLeftIsDeleted(t *testing.T) {
 	}
 }
 
+// TestParentThatIsGoneIsAskedForByAKeyAlone: what was made of it is told again.
+func TestParentThatIsGoneIsAskedForByAKeyAlone(t *testing.T) {
+	t.Parallel()
+	id := string(dayfly.NewID())
+	for _, c := range []struct {
+		path, key string
+		asked     int
+	}{
+		{id + "/fork", "k", 1},
+		{id + "/snapshots", "k", 1},
+		{id + "/fork", "", 0},
+		{id + "/snapshots", "", 0},
+		{"name/fork", "k", 0},
+	} {
+		f := newFake()
+		r := httptest.NewRequest("POST", "/v1/workspaces/"+c.path, nil)
+		if c.key != "" {
+			r.Header.Set("Idempotency-Key", c.key)
+		}
+		w := httptest.NewRecorder()
+		New(Options{Workspaces: f, Snapshots: f}).ServeHTTP(w, r)
+		if w.Code != http.StatusNotFound || len(f.parents) != c.asked {
+			t.Errorf("POST %s with key %q: %d, asked %d times", c.path, c.key, w.Code, len(f.parents))
+		}
+	}
+}
+
 // revoking lets everyone in with a key that ends when it says so.
 type revoking chan struct{}
 

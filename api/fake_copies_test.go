@@ -48,6 +48,7 @@ func (f *fake) again(id dayfly.ID, kind dayfly.StartKind, parent string) (dayfly
 }
 
 func (f *fake) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error) {
+	f.parents = append(f.parents, id)
 	parent, err := f.Get(ctx, id)
 	if err != nil {
 		return nil, err
@@ -69,6 +70,7 @@ func (f *fake) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.
 		f.created <- ""
 		<-f.hold
 	}
+	f.parents = append(f.parents, id)
 	ws, err := f.Get(ctx, id)
 	if err != nil {
 		return dayfly.Snapshot{}, err

@@ -29,6 +29,7 @@ type fake struct {
 	imported []byte
 	options  dayfly.CreateOptions // of the last Create
 	query    dayfly.Query         // of the last List
+	parents  []dayfly.ID          // of forks and snapshots asked for
 }
 
 func newFake() *fake { return &fake{of: map[dayfly.ID]dayfly.Workspace{}} }

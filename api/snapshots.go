@@ -13,7 +13,7 @@ var errNoSnapshots = lacking("snapshots")
 // CreateSnapshot answers POST /v1/workspaces/{id}/snapshots.
 func (s routes) CreateSnapshot(w http.ResponseWriter, r *http.Request, id WorkspaceID, p CreateSnapshotParams) {
 	s.withSnapshots(w, r, func(sn Snapshots) error {
-		id, err := s.resolve(r, id)
+		id, err := s.resolveParent(r, id, p.IdempotencyKey)
 		if err != nil {
 			return err
 		}

@@ -288,5 +288,16 @@ func (s *Server) resolve(r *http.Request, ref string) (dayfly.ID, error) {
 	return id, err
 }
 
+// resolveParent is resolve for a workspace of which something is made. With an
+// idempotency key an id may be that of one which is gone since: whoever has made
+// something of it before is told of that again.
+func (s *Server) resolveParent(r *http.Request, ref, key string) (dayfly.ID, error) {
+	id, err := s.resolve(r, ref)
+	if gone, wrong := dayfly.ParseID(ref); key != "" && wrong == nil && dayfly.KindOf(err) == dayfly.NotFound {
+		return gone, nil
+	}
+	return id, err
+}
+
 // clip bounds what is noted of a caller's own words.
 func clip(s string) string { return s[:min(len(s), maxOnce)] }

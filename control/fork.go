@@ -12,9 +12,9 @@ import (
 // namespace. They have its spec and rules but for the name. With Caller.Once a
 // request that is repeated gets what the first one made.
 func (c *Control) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.Workspace, error) {
-	parent, err := c.manage(ctx, id)
-	if err != nil {
-		return nil, err
+	parent, gone := c.manage(ctx, id)
+	if gone != nil && !mayHaveMade(ctx, gone) {
+		return nil, gone
 	}
 	if count < 1 || count > dayfly.MaxFork {
 		return nil, dayfly.Errorf(dayfly.Invalid, "count is %d: fork 1 to %d", count, dayfly.MaxFork)
@@ -26,6 +26,9 @@ func (c *Control) Fork(ctx context.Context, id dayfly.ID, count int) ([]dayfly.W
 	defer once.leave()
 	if once.again {
 		return c.forked(ctx, once)
+	}
+	if gone != nil {
+		return nil, gone
 	}
 	return c.fork(ctx, parent, count, once.Once)
 }

@@ -47,6 +47,12 @@ func (c *Control) once(ctx context.Context, asked ...any) (single, error) {
 	return s, nil
 }
 
+// mayHaveMade reports whether a request on a workspace that is not there may have
+// been done before that went: its idempotency key says so.
+func mayHaveMade(ctx context.Context, err error) bool {
+	return dayfly.KindOf(err) == dayfly.NotFound && dayfly.CallerOf(ctx).Once != "" && noToken(ctx) == nil
+}
+
 // gone is the answer to a request whose work is deleted.
 func (s single) gone() error {
 	return dayfly.Errorf(dayfly.Conflict, "what was made with the idempotency key %q is deleted: use another key", s.Key)

@@ -148,6 +148,31 @@ func TestRepeatedCreationIsMadeOnce(t *testing.T) {
 	})
 }
 
+// TestRepeatedCreationIsToldThoughItsParentIsGone: but not to others.
+func TestRepeatedCreationIsToldThoughItsParentIsGone(t *testing.T) {
+	for _, name := range []string{"fork", "snapshot"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			what, w := creations[name], newWorld(t)
+			of := w.create(base).ID
+			first, err := what.make(w, once("key"), of, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Delete(ctx, of); err != nil {
+				t.Fatal(err)
+			}
+			what.repeated(w, of, first)
+			w.reopen()
+			what.repeated(w, of, first)
+			for _, c := range []dayfly.Caller{{Once: "other"}, {Once: "key", Namespace: "other", Bound: true}, {Once: "key", Workspace: of}, {}} {
+				_, err := what.make(w, as(c), of, 1)
+				wantKind(t, err, dayfly.NotFound)
+			}
+		})
+	}
+}
+
 func TestCreationsAtOnceWithOneKeyMakeOne(t *testing.T) {
 	eachCreation(t, func(t *testing.T, what creation, w *world, of dayfly.ID) {
 		n := what.count(w)

@@ -14,9 +14,9 @@ import (
 // Snapshot keeps a running workspace as it is at one instant; it goes on. With
 // Caller.Once a request that is repeated gets what the first one made.
 func (c *Control) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.Snapshot, error) {
-	k, err := c.manage(ctx, id)
-	if err != nil {
-		return dayfly.Snapshot{}, err
+	k, gone := c.manage(ctx, id)
+	if gone != nil && !mayHaveMade(ctx, gone) {
+		return dayfly.Snapshot{}, gone
 	}
 	if err := dayfly.CheckSnapshotName(name); err != nil {
 		return dayfly.Snapshot{}, err
@@ -29,6 +29,9 @@ func (c *Control) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayf
 	if once.again {
 		r, err := c.db.Snapshot(ctx, "", once.made[0])
 		return c.fresh(ctx, r.Snapshot), c.counted(once.orGone(err))
+	}
+	if gone != nil {
+		return dayfly.Snapshot{}, gone
 	}
 	return c.snap(ctx, k, name, once.Once)
 }
