@@ -189,6 +189,13 @@ func TestSweepEndsWhatHasNotBegun(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
+		for args := []byte(nil); len(args) == 0; { // it has them a moment after it was started
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", cmd.Process.Pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			args = b
+		}
 		start, err := startTime(cmd.Process.Pid)
 		if err != nil {
 			t.Fatal(err)

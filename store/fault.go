@@ -58,6 +58,12 @@ func (s *Store) describe(err error) (dayfly.Kind, string) {
 	return dayfly.Internal, "the database refused a statement"
 }
 
+// isBusy reports whether another connection to a SQLite file was in the way.
+func isBusy(err error) bool {
+	var lite *driversqlite.Error
+	return errors.As(err, &lite) && lite.Code()&0xff == sqlite3.SQLITE_BUSY
+}
+
 func (s *Store) full() string {
 	return "no space left for the database: free some on its file system, as with dayfly system prune"
 }

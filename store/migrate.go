@@ -4,6 +4,7 @@ import (
 	"context"
 	"embed"
 	"io/fs"
+	"time"
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -14,9 +15,14 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// migrateTries is how often a migration is begun that another process, which
-// opens the same new SQLite file, has been quicker with.
-const migrateTries = 3
+// How often a migration is begun that another process, which opens the same new
+// SQLite file, has been quicker with; and the pause before it is begun again while
+// that one makes the file one with a write-ahead log, for which SQLite does not
+// wait by itself.
+const (
+	migrateTries = 3
+	busyPause    = 20 * time.Millisecond
+)
 
 // migrate brings the tables to this release's version. A database of a later
 // one is left as it is.
@@ -28,25 +34,40 @@ func (s *Store) migrate(ctx context.Context) error {
 			return err
 		}
 	}
+	began := time.Now()
 	for try := 1; ; try++ {
-		p, err := s.provider()
-		if err != nil {
+		begun, err := s.migrateOnce(ctx)
+		busy := isBusy(err) && time.Since(began) < busyTimeout
+		if again := busy || begun && try < migrateTries; err == nil || !again {
 			return err
 		}
-		current, target, err := p.GetVersions(ctx)
-		if err != nil {
+		pause := time.NewTimer(busyPause)
+		select {
+		case <-ctx.Done():
+			pause.Stop()
 			return err
-		}
-		if current > target {
-			return dayfly.Errorf(dayfly.Unavailable,
-				"the database %s was written by a newer release (version %d; this one knows %d): run that release, or restore a backup made before",
-				s.at.shown, current, target)
-		}
-		_, err = p.Up(ctx)
-		if err == nil || try == migrateTries || ctx.Err() != nil {
-			return err
+		case <-pause.C:
 		}
 	}
+}
+
+// migrateOnce says whether it has begun to change anything.
+func (s *Store) migrateOnce(ctx context.Context) (begun bool, err error) {
+	p, err := s.provider()
+	if err != nil {
+		return false, err
+	}
+	current, target, err := p.GetVersions(ctx)
+	if err != nil {
+		return false, err
+	}
+	if current > target {
+		return false, dayfly.Errorf(dayfly.Unavailable,
+			"the database %s was written by a newer release (version %d; this one knows %d): run that release, or restore a backup made before",
+			s.at.shown, current, target)
+	}
+	_, err = p.Up(ctx)
+	return true, err
 }
 
 // makeCollation gives PostgreSQL the name of the order that SQLite has built in.
