@@ -23,7 +23,7 @@ func TestHostOnlyRoutesAreRefused(t *testing.T) {
 	base := serve(t, f)
 	ws := create(t, base)
 	paths := []string{
-		wire.InitPath, wire.PoweroffPath, "/freeze", "/unfreeze", "/fsfreeze", "/fsthaw", "/collapse", "/upgrade", "/",
+		wire.InitPath, wire.PoweroffPath, wire.FreezePath, wire.ThawPath, wire.ClockPath, wire.RenewPath, wire.RestPath, wire.RehearsePath, "/unfreeze", "/fsfreeze", "/fsthaw", "/collapse", "/upgrade", "/",
 		"/health/..%2finit", "/files/%2e%2e/init", "/process.Process/..%2f..%2finit", "/process.Process/%2e%2e", "/INIT", "/files%2f..%2finit",
 		"/process.Process/%252e%252e%252finit", "/process.Process/", "/%2finit",
 	}

@@ -263,9 +263,7 @@ func (c *Control) Ready(ctx context.Context) error {
 
 // Changed takes in what the node says of a workspace. It does not wait.
 func (c *Control) Changed(ws dayfly.Workspace) {
-	c.mu.Lock()
-	k := c.keeper[ws.ID]
-	c.mu.Unlock()
+	k := c.keeperOf(ws.ID)
 	if k != nil {
 		k.mail.put(ws)
 	}
@@ -294,14 +292,19 @@ func unavailable(after time.Duration, msg string) error {
 // clock makes.
 func (c *Control) now() time.Time { return c.opt.Now().Round(0).UTC() }
 
+// keeperOf returns nil for a workspace that has none.
+func (c *Control) keeperOf(id dayfly.ID) *keeper {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.keeper[id]
+}
+
 // find returns the keeper of a workspace that the caller may see.
 func (c *Control) find(ctx context.Context, id dayfly.ID) (*keeper, error) {
 	if err := c.open(); err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	k := c.keeper[id]
-	c.mu.Unlock()
+	k := c.keeperOf(id)
 	if k == nil {
 		return nil, notFound(id)
 	}

@@ -41,9 +41,7 @@ func (c *Control) List(ctx context.Context, q dayfly.Query) (dayfly.Page, error)
 // deleted reports whether nothing is left of a workspace but its record, whose
 // end may still wait for the store.
 func (c *Control) deleted(id dayfly.ID) bool {
-	c.mu.Lock()
-	k := c.keeper[id]
-	c.mu.Unlock()
+	k := c.keeperOf(id)
 	return k != nil && k.view.Load().State == dayfly.Deleted
 }
 

@@ -61,9 +61,7 @@ func (c *Control) byToken(token string) (dayfly.Caller, <-chan struct{}, error) 
 	}
 	now := c.now()
 	left := time.Unix(cl.Expires, 0).Sub(now)
-	c.mu.Lock()
-	k := c.keeper[cl.Workspace]
-	c.mu.Unlock()
+	k := c.keeperOf(cl.Workspace)
 	if k == nil || left <= 0 || k.view.Load().Namespace != cl.Namespace {
 		return dayfly.Caller{}, nil, errNoKey()
 	}

@@ -59,9 +59,7 @@ func (c *Control) Dial(ctx context.Context, id dayfly.ID, port uint16) (net.Conn
 // Using counts as a use of the workspace until done is called, for whoever
 // keeps connections and knows when they carry a request.
 func (c *Control) Using(id dayfly.ID) (done func()) {
-	c.mu.Lock()
-	k := c.keeper[id]
-	c.mu.Unlock()
+	k := c.keeperOf(id)
 	if k == nil {
 		return func() {}
 	}

@@ -60,9 +60,7 @@ func (c *Control) restart(ctx context.Context, id dayfly.ID) (dayfly.Workspace, 
 			return ws, err
 		}
 	}
-	c.mu.Lock()
-	k := c.keeper[id]
-	c.mu.Unlock()
+	k := c.keeperOf(id)
 	if k == nil {
 		return ws, notFound(id)
 	}

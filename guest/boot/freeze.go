@@ -31,7 +31,7 @@ func (s *System) Thaw(_ context.Context, in wire.Thaw) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if in.Timestamp != "" {
-		if _, err := setClock(in.Timestamp, time.Since(s.start().began)); err != nil {
+		if _, err := setClock(in.Timestamp, time.Since(s.arrived())); err != nil {
 			return err
 		}
 	}

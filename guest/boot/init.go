@@ -35,7 +35,7 @@ func (s *System) Init(ctx context.Context, in wire.Init) (wire.InitReply, error)
 	if s.done != nil {
 		return s.initAgain(ctx, &in)
 	}
-	watch := s.start()
+	watch := s.sinceArrival()
 	r := &root{sys: s, crypt: cryptDev, arrived: watch.began}
 	if err := r.build(ctx, &in, watch); err != nil {
 		return wire.InitReply{}, err
@@ -52,7 +52,7 @@ func (s *System) Init(ctx context.Context, in wire.Init) (wire.InitReply, error)
 }
 
 func (s *System) initAgain(ctx context.Context, in *wire.Init) (wire.InitReply, error) {
-	r := &root{sys: s, arrived: s.start().began}
+	r := &root{sys: s, arrived: s.arrived()}
 	if err := r.setClock(ctx, in); err != nil {
 		return wire.InitReply{}, fmt.Errorf("clock: %w", err)
 	}
@@ -93,14 +93,19 @@ type stopwatch struct {
 
 func start() *stopwatch { return &stopwatch{began: time.Now()} }
 
-// start begins when what the host asks for arrived, as far as is known: an emulated
-// machine takes long to read its first message.
-func (s *System) start() *stopwatch {
-	w := start()
+// arrived is when what the host asks for now came, as far as is known: an emulated
+// machine takes long to understand its first message.
+func (s *System) arrived() time.Time {
 	if sessions := s.sessions.Load(); sessions != nil {
-		w.began = sessions.Heard()
-		w.line = append(w.line, dayfly.Stage{Name: "message", Took: ms(time.Since(w.began))})
+		return sessions.Heard()
 	}
+	return time.Now()
+}
+
+// sinceArrival is a stopwatch that has run since then.
+func (s *System) sinceArrival() *stopwatch {
+	w := &stopwatch{began: s.arrived()}
+	w.line = dayfly.Timeline{{Name: "message", Took: ms(time.Since(w.began))}}
 	return w
 }
 

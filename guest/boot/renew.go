@@ -61,7 +61,7 @@ func (s *System) Renew(ctx context.Context, in wire.Renew, apply func(step strin
 	if err := checkRenew(&in); err != nil {
 		return reply, err
 	}
-	r := &renewing{sys: s, in: &in, apply: apply, etc: "/etc", run: runDir, watch: s.start()}
+	r := &renewing{sys: s, in: &in, apply: apply, etc: "/etc", run: runDir, watch: s.sinceArrival()}
 	for _, st := range renewal {
 		err := r.watch.time(st.name, func() error {
 			value, err := st.do(r, ctx)
