@@ -2,10 +2,9 @@ package image
 
 import (
 	"context"
-	"errors"
 	"os"
-	"time"
 
+	"github.com/dayfly/dayfly/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -13,36 +12,23 @@ import (
 // kernel gives it up with the last descriptor, so a killed holder holds nothing.
 type lock struct{ file *os.File }
 
-var errLocked = errors.New("locked by someone else")
-
-const (
-	lockPoll     = 5 * time.Millisecond
-	lockPollMost = 200 * time.Millisecond
-)
-
 // lockFile waits for the lock at path until ctx ends.
-func lockFile(ctx context.Context, path string) (*lock, error) {
-	for wait := lockPoll; ; wait = min(2*wait, lockPollMost) {
-		l, err := tryLockFile(path)
-		if !errors.Is(err, errLocked) {
-			return l, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(wait):
-		}
-	}
+func lockFile(ctx context.Context, path string) (l *lock, err error) {
+	err = flock.Within(ctx, flock.Forever, func() error {
+		l, err = tryLockFile(path)
+		return err
+	})
+	return l, err
 }
 
-// tryLockFile takes the lock at path, or says errLocked.
+// tryLockFile takes the lock at path, or says flock.ErrHeld.
 func tryLockFile(path string) (*lock, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			return nil, err
 		}
-		err = flock(f, unix.LOCK_EX)
+		err = flock.Try(f, unix.LOCK_EX)
 		if err != nil {
 			f.Close()
 			return nil, err
@@ -60,21 +46,6 @@ func tryLockFile(path string) (*lock, error) {
 func (l *lock) release() {
 	_ = os.Remove(l.file.Name())
 	_ = l.file.Close()
-}
-
-// flock takes a lock without waiting, or says errLocked.
-func flock(f *os.File, how int) error {
-	for {
-		switch err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err {
-		case nil:
-			return nil
-		case unix.EINTR:
-		case unix.EWOULDBLOCK:
-			return errLocked
-		default:
-			return &os.PathError{Op: "flock", Path: f.Name(), Err: err}
-		}
-	}
 }
 
 // same reports whether path still leads to the open file.

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 )
 
 // Lookup returns an image by its name, its reference, or the unique beginning
@@ -93,8 +94,8 @@ func (s *Store) Lease(ctx context.Context, name string) (*Lease, error) {
 	if err != nil {
 		return nil, s.hostError("lease image "+name, err)
 	}
-	err = flock(f, unix.LOCK_SH)
-	if errors.Is(err, errLocked) || err == nil && !same(f, path) {
+	err = flock.Try(f, unix.LOCK_SH)
+	if errors.Is(err, flock.ErrHeld) || err == nil && !same(f, path) {
 		err = s.gone(name) // a removal holds the lock or has been here
 	}
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 	"github.com/dayfly/dayfly/image/layer"
 )
 
@@ -18,7 +19,7 @@ import (
 // leads to it. Whoever comes second waits for the first and finds it done.
 func (s *Store) prepare(ctx context.Context, f *found, n naming, report *reporter) (dayfly.Image, error) {
 	l, err := tryLockFile(s.path(locksDir, f.hex))
-	if errors.Is(err, errLocked) {
+	if errors.Is(err, flock.ErrHeld) {
 		report.step("wait for the same image", 0)
 		l, err = lockFile(ctx, s.path(locksDir, f.hex))
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 )
 
 // Remove takes a name away, and the image with its last name. By digest it
@@ -83,8 +84,8 @@ func (s *Store) claim(hex, name string) (*os.File, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	err = flock(f, unix.LOCK_EX)
-	if errors.Is(err, errLocked) {
+	err = flock.Try(f, unix.LOCK_EX)
+	if errors.Is(err, flock.ErrHeld) {
 		err = dayfly.Errorf(dayfly.Conflict, "the image %q is in use by a workspace: delete that first (dayfly ls, dayfly rm)", name)
 	}
 	if err != nil {
@@ -131,7 +132,7 @@ func (s *Store) sweepScratch(ctx context.Context) error {
 		}
 		seen[dir] = true
 		l, err := tryLockFile(dir + lockSuffix)
-		if errors.Is(err, errLocked) {
+		if errors.Is(err, flock.ErrHeld) {
 			continue
 		}
 		if err != nil {
@@ -175,7 +176,7 @@ func (s *Store) sweepRecords(ctx context.Context) error {
 
 func (s *Store) sweepDigest(hex string) error {
 	l, err := tryLockFile(s.path(locksDir, hex))
-	if errors.Is(err, errLocked) {
+	if errors.Is(err, flock.ErrHeld) {
 		return nil
 	}
 	if err != nil {

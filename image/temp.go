@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/dayfly/dayfly/flock"
 )
 
 // scratch is a private directory for work under way. It is held by a lock, so
@@ -24,7 +26,7 @@ func (s *Store) scratch() (*scratch, error) {
 	for {
 		dir := s.path(tempDir, strings.ToLower(rand.Text()))
 		l, err := tryLockFile(dir + lockSuffix)
-		if errors.Is(err, errLocked) {
+		if errors.Is(err, flock.ErrHeld) {
 			continue // a sweep looks at the new file at this very moment
 		}
 		if err != nil {

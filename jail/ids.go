@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 )
 
 // openDir makes the directory, if need be, and returns it open. It refuses one
@@ -135,8 +136,8 @@ func (s *ids) lock(i int) (bool, error) {
 	if s.taken[i] {
 		return false, nil
 	}
-	err := unix.FcntlFlock(s.file.Fd(), unix.F_OFD_SETLK, slot(i, unix.F_WRLCK))
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+	err := flock.TryRange(s.file, slot(i, unix.F_WRLCK))
+	if errors.Is(err, flock.ErrHeld) {
 		return false, nil
 	}
 	if err != nil {
@@ -149,11 +150,11 @@ func (s *ids) lock(i int) (bool, error) {
 // unlock lets go of a slot as it is. The caller holds mu.
 func (s *ids) unlock(i int) {
 	delete(s.taken, i)
-	_ = unix.FcntlFlock(s.file.Fd(), unix.F_OFD_SETLK, slot(i, unix.F_UNLCK)) // it cannot fail on a file that is open
+	_ = flock.TryRange(s.file, slot(i, unix.F_UNLCK)) // it cannot fail on a file that is open
 }
 
-func slot(i int, how int16) *unix.Flock_t {
-	return &unix.Flock_t{Type: how, Start: int64(i) * slotSize, Len: slotSize}
+func slot(i int, how int16) unix.Flock_t {
+	return unix.Flock_t{Type: how, Start: int64(i) * slotSize, Len: slotSize}
 }
 
 // give empties a slot and lets go of it.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 )
 
 // An owner that is to be killed: this test binary, called with ownerMark, a
@@ -129,7 +130,7 @@ func TestOrphanIsAdoptedAndEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Adopt(pid); dayfly.KindOf(err) != dayfly.NotFound {
+	if _, err := p.Adopt(pid); dayfly.KindOf(err) != dayfly.Conflict {
 		t.Errorf("a second Adopt = %v", err)
 	}
 	if j.Process().PID() != pid || j.UID() != o.UIDs.First+2 {
@@ -241,6 +242,40 @@ func TestSweepLeavesJailsOfLivingOwners(t *testing.T) {
 	}
 	if j2 := take(t, other, Spec{Shape: self(t)}); j2.UID() == j.UID() {
 		t.Errorf("two jails have user %d", j.UID())
+	}
+}
+
+// TestOrphanOfADyingOwnerIsNoStranger: while somebody still has the slot, be it a
+// child that the dead owner had just forked or a sweep, the process is not taken
+// for one that is in no jail.
+func TestOrphanOfADyingOwnerIsNoStranger(t *testing.T) {
+	t.Parallel()
+	o := ownOptions(t)
+	p := openPool(t, o)
+	pid := orphan(t, o)
+	other := openPool(t, o)
+	const slotOfOrphan = 2
+	other.ids.mu.Lock()
+	ok, err := other.ids.lock(slotOfOrphan)
+	other.ids.mu.Unlock()
+	if err != nil || !ok {
+		t.Fatalf("the orphan's slot is not locked: %v", err)
+	}
+	if _, err := p.tryAdopt(pid); !errors.Is(err, flock.ErrHeld) {
+		t.Errorf("while somebody has the slot: %v", err)
+	}
+	if _, err := p.tryAdopt(os.Getpid()); dayfly.KindOf(err) != dayfly.NotFound {
+		t.Errorf("a process in no jail: %v", err)
+	}
+	if err := other.ids.leave(o.UIDs.First + slotOfOrphan); err != nil {
+		t.Fatal(err)
+	}
+	j, err := p.Adopt(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

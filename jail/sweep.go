@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 )
 
 // Sweep removes what owners left that are gone: first processes that wait for
@@ -126,13 +127,29 @@ func (s *ids) whileFree(i int, do func() error) error {
 }
 
 // Adopt takes over the jail of a process that outlived its owner, so that Close
-// ends it and removes the jail. The error is NotFound for a process that is in
-// no jail of a dead owner.
-func (p *Pool) Adopt(pid int) (*Jail, error) {
-	notFound := dayfly.Errorf(dayfly.NotFound, "jail: process %d is in no jail that was left", pid)
+// ends it and removes the jail. It waits a moment for an owner that is dying. The
+// error is NotFound for a process that is in no jail, and Conflict for one in the
+// jail of an owner that lives.
+func (p *Pool) Adopt(pid int) (j *Jail, err error) {
 	if p.off {
-		return nil, notFound
+		return nil, notJailed(pid)
 	}
+	err = flock.Within(context.Background(), flock.Moment, func() error {
+		j, err = p.tryAdopt(pid)
+		return err
+	})
+	if errors.Is(err, flock.ErrHeld) {
+		return nil, &dayfly.Error{Kind: dayfly.Conflict, Msg: fmt.Sprintf("jail: process %d has an owner already: end that process, or let it go first", pid), Err: err}
+	}
+	return j, err
+}
+
+func notJailed(pid int) error {
+	return dayfly.Errorf(dayfly.NotFound, "jail: process %d is in no jail", pid)
+}
+
+// tryAdopt says flock.ErrHeld where somebody has the slot.
+func (p *Pool) tryAdopt(pid int) (*Jail, error) {
 	n, err := p.ids.slots()
 	if err != nil {
 		return nil, err
@@ -140,16 +157,20 @@ func (p *Pool) Adopt(pid int) (*Jail, error) {
 	p.ids.mu.Lock()
 	defer p.ids.mu.Unlock()
 	for i := range n {
-		if o, err := p.ids.read(i); err != nil || o.pid != pid || o.phase != phaseRuns {
+		if o, err := p.ids.read(i); err != nil || o.pid != pid || o.phase != phaseRuns || !o.alive() {
 			continue
 		}
-		if ok, err := p.ids.lock(i); err != nil || !ok {
-			return nil, errors.Join(notFound, err)
+		ok, err := p.ids.lock(i)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, flock.ErrHeld
 		}
 		o, err := p.ids.read(i)
 		if err != nil || o.pid != pid || !o.alive() {
 			p.ids.unlock(i)
-			return nil, errors.Join(notFound, err)
+			return nil, errors.Join(notJailed(pid), err)
 		}
 		proc, err := adopted(o)
 		if err != nil {
@@ -159,7 +180,7 @@ func (p *Pool) Adopt(pid int) (*Jail, error) {
 		uid := p.ids.span.First + i
 		return &Jail{pool: p, uid: uid, group: p.tree.group(uid), proc: proc, who: o, started: true, orphan: true}, nil
 	}
-	return nil, notFound
+	return nil, notJailed(pid)
 }
 
 // adopted is a Process that is not our child: its end is seen, its exit status

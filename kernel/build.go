@@ -11,9 +11,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
 )
@@ -51,7 +48,7 @@ func (s *Store) Build(ctx context.Context, o BuildOptions) (dayfly.Kernel, error
 	if rec, ok, err := s.byDigest(ctx, key); ok || err != nil {
 		return rec.Kernel, err
 	}
-	unlock, err := s.buildLock(ctx)
+	unlock, err := lockDir(ctx, s.kernels())
 	if err != nil {
 		return dayfly.Kernel{}, fmt.Errorf("kernel: build: %w", err)
 	}
@@ -121,24 +118,6 @@ func settings(fragment []byte) []byte {
 		}
 	}
 	return b
-}
-
-// buildLock waits for its turn; a dead holder's lock is free at once.
-func (s *Store) buildLock(ctx context.Context) (unlock func(), err error) {
-	const again = 200 * time.Millisecond
-	tick := time.NewTicker(again)
-	defer tick.Stop()
-	for {
-		unlock, err := lockDir(s.kernels(), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return unlock, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-tick.C:
-		}
-	}
 }
 
 func (s *Store) build(ctx context.Context, o BuildOptions, key string) (record, error) {

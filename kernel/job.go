@@ -1,11 +1,14 @@
 package kernel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/dayfly/dayfly/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,7 +22,7 @@ type job struct {
 // newJob makes a job's directory. The caller removes it.
 func (s *Store) newJob(kind string) (*job, error) {
 	// Between being made and being locked a job would look dead to a sweep.
-	unlock, err := lockDir(s.dir, unix.LOCK_EX)
+	unlock, err := lockDir(context.Background(), s.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +31,7 @@ func (s *Store) newJob(kind string) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	lock, err := openLocked(dir, unix.LOCK_EX|unix.LOCK_NB)
+	lock, err := openLocked(context.Background(), dir, atOnce)
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(dir))
 	}
@@ -50,7 +53,7 @@ func (s *Store) sweep() error {
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	unlock, err := lockDir(s.dir, unix.LOCK_EX)
+	unlock, err := lockDir(context.Background(), s.dir)
 	if err != nil {
 		return err
 	}
@@ -64,9 +67,9 @@ func (s *Store) sweep() error {
 }
 
 func sweepJob(path string) error {
-	lock, err := openLocked(path, unix.LOCK_EX|unix.LOCK_NB)
+	lock, err := openLocked(context.Background(), path, atOnce)
 	switch {
-	case errors.Is(err, unix.EWOULDBLOCK): // somebody works on it
+	case errors.Is(err, flock.ErrHeld): // somebody works on it
 		return nil
 	case errors.Is(err, os.ErrNotExist): // somebody has just finished
 		return nil
@@ -77,26 +80,24 @@ func sweepJob(path string) error {
 	return os.RemoveAll(path)
 }
 
+// atOnce is how long a lock is waited for that nobody ought to have.
+const atOnce = 0
+
 // lockDir holds a lock on a directory until unlock is called or the process dies.
-func lockDir(dir string, how int) (unlock func(), err error) {
-	f, err := openLocked(dir, how)
+func lockDir(ctx context.Context, dir string) (unlock func(), err error) {
+	f, err := openLocked(ctx, dir, flock.Forever)
 	if err != nil {
 		return nil, err
 	}
 	return func() { _ = f.Close() }, nil
 }
 
-func openLocked(path string, how int) (*os.File, error) {
+func openLocked(ctx context.Context, path string, patience time.Duration) (*os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	err = flock.Within(ctx, patience, func() error { return flock.Try(f, unix.LOCK_EX) })
 	if err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("lock: %w", err)

@@ -22,7 +22,7 @@ func (n *Node) Resume(ctx context.Context, id dayfly.ID) (dayfly.Workspace, erro
 }
 
 func (n *Node) askFor(ctx context.Context, id dayfly.ID, r request) (dayfly.Workspace, error) {
-	w, err := n.find(id)
+	w, err := n.find(ctx, id)
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -151,7 +151,7 @@ func (n *Node) startCopy(ctx context.Context, clock clock, from *origin, ws dayf
 
 // photograph takes a photo of a running workspace of this process.
 func (n *Node) photograph(ctx context.Context, id dayfly.ID) (*photo, error) {
-	w, err := n.find(id)
+	w, err := n.find(ctx, id)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 	"github.com/dayfly/dayfly/image"
 	"github.com/dayfly/dayfly/jail"
 	"github.com/dayfly/dayfly/kernel"
@@ -206,7 +207,7 @@ func (n *Node) disown(id dayfly.ID) {
 // Start starts a stopped or failed workspace from its disk.
 func (n *Node) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
 	clock := newClock()
-	w, err := n.find(id)
+	w, err := n.find(ctx, id)
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -215,7 +216,7 @@ func (n *Node) Start(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error
 
 // Stop ends a workspace's processes and machine in order and keeps its disk.
 func (n *Node) Stop(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error) {
-	w, err := n.find(id)
+	w, err := n.find(ctx, id)
 	if err != nil {
 		return dayfly.Workspace{}, err
 	}
@@ -224,7 +225,7 @@ func (n *Node) Stop(ctx context.Context, id dayfly.ID) (dayfly.Workspace, error)
 
 // Delete ends a workspace in any state and wipes its disk.
 func (n *Node) Delete(ctx context.Context, id dayfly.ID) error {
-	w, err := n.find(id)
+	w, err := n.find(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -233,7 +234,7 @@ func (n *Node) Delete(ctx context.Context, id dayfly.ID) error {
 }
 
 // find returns the owner of a workspace, taking it over if no process owns it.
-func (n *Node) find(id dayfly.ID) (*workspace, error) {
+func (n *Node) find(ctx context.Context, id dayfly.ID) (*workspace, error) {
 	if w := n.owned(id); w != nil {
 		return w, nil
 	}
@@ -241,7 +242,13 @@ func (n *Node) find(id dayfly.ID) (*workspace, error) {
 		return nil, err
 	}
 	const patience = sweepTime / 4 // it may well have another owner
-	lock, err := lockWithin(n.Dir, id, patience, func() bool { return n.owned(id) != nil })
+	var lock *lock
+	err := flock.Within(ctx, patience, func() (err error) {
+		if lock, err = lockWorkspace(n.Dir, id); err != nil && n.owned(id) != nil {
+			return errInVain
+		}
+		return err
+	})
 	if w := n.owned(id); err != nil && w != nil { // another call of this process was first
 		return w, nil
 	}
@@ -261,6 +268,8 @@ func (n *Node) find(id dayfly.ID) (*workspace, error) {
 	}
 	return w, nil
 }
+
+var errInVain = errors.New("node: this process has it")
 
 // owned returns the workspace if it is this process's own, or nil.
 func (n *Node) owned(id dayfly.ID) *workspace {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 	"github.com/dayfly/dayfly/snapshot"
 )
 
@@ -153,10 +155,10 @@ func lockWorkspace(dir string, id dayfly.ID) (*lock, error) {
 		if err != nil {
 			return nil, fmt.Errorf("node: lock: %w", noSpace(err))
 		}
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if err := flock.Try(f, unix.LOCK_EX); err != nil {
 			f.Close()
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				return nil, dayfly.Errorf(dayfly.Conflict, "workspace %s belongs to another running dayfly process: use that one, or end it first", id)
+			if errors.Is(err, flock.ErrHeld) {
+				return nil, &dayfly.Error{Kind: dayfly.Conflict, Msg: fmt.Sprintf("workspace %s belongs to another running dayfly process: use that one, or end it first", id), Err: err}
 			}
 			return nil, fmt.Errorf("node: lock: %w", err)
 		}
@@ -167,28 +169,23 @@ func lockWorkspace(dir string, id dayfly.ID) (*lock, error) {
 	}
 }
 
-// How long a sweep of another process may hold the lock of what is not its own, as
-// it looks whether there is anything to sweep.
-const (
-	sweepTime  = 2 * time.Second
-	sweepPause = 5 * time.Millisecond // between two tries
-)
+// sweepTime is how long a sweep of another process may hold the lock of what is not
+// its own, as it looks whether there is anything to sweep.
+const sweepTime = 2 * time.Second
 
 // lockNew takes the lock of an id that nobody has yet. The file of a lock is there a
 // moment before the lock is, which is when a sweep may be first: that is waited for.
 func lockNew(dir string, id dayfly.ID) (*lock, error) {
-	return lockWithin(dir, id, sweepTime, func() bool { return false })
+	return lockWithin(context.Background(), dir, id, sweepTime)
 }
 
-// lockWithin takes a lock, and waits for whoever has it: for so long, and until that
-// is in vain.
-func lockWithin(dir string, id dayfly.ID, patience time.Duration, inVain func() bool) (*lock, error) {
-	for end := time.Now().Add(patience); ; time.Sleep(sweepPause) {
-		l, err := lockWorkspace(dir, id)
-		if dayfly.KindOf(err) != dayfly.Conflict || time.Now().After(end) || inVain() {
-			return l, err
-		}
-	}
+// lockWithin takes a lock, and waits for whoever has it for so long.
+func lockWithin(ctx context.Context, dir string, id dayfly.ID, patience time.Duration) (l *lock, err error) {
+	err = flock.Within(ctx, patience, func() error {
+		l, err = lockWorkspace(dir, id)
+		return err
+	})
+	return l, err
 }
 
 // current reports whether path still names the open file.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 	"github.com/dayfly/dayfly/guest/wire"
 	"github.com/dayfly/dayfly/snapshot"
 )
@@ -27,7 +28,7 @@ func (n *Node) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.
 		return dayfly.Snapshot{}, err
 	}
 	if name != "" {
-		held, err := n.holdName(name)
+		held, err := n.holdName(ctx, name)
 		if err != nil {
 			return dayfly.Snapshot{}, err
 		}
@@ -47,10 +48,10 @@ func (n *Node) Snapshot(ctx context.Context, id dayfly.ID, name string) (dayfly.
 // holdName keeps others, also in other processes, from making a snapshot of that
 // name meanwhile. The lock is that of an id made of the name, so that a sweep
 // removes what a dead process leaves of it.
-func (n *Node) holdName(name string) (*lock, error) {
+func (n *Node) holdName(ctx context.Context, name string) (*lock, error) {
 	sum := sha256.Sum256([]byte("snapshot " + name))
 	text := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))
-	held, err := lockWorkspace(n.Dir, dayfly.ID("w"+text[:len(dayfly.NewID())-1]))
+	held, err := lockWithin(ctx, n.Dir, dayfly.ID("w"+text[:len(dayfly.NewID())-1]), flock.Moment)
 	if dayfly.KindOf(err) == dayfly.Conflict {
 		return nil, dayfly.Errorf(dayfly.Conflict, "a snapshot named %q is being made already: choose another name", name)
 	}
@@ -255,7 +256,7 @@ func (n *Node) DeleteSnapshot(ctx context.Context, ref string) error {
 	if _, err := os.Lstat(n.snapshotDir(id)); errors.Is(err, fs.ErrNotExist) {
 		return noSnapshot(ref)
 	}
-	lock, err := lockWorkspace(n.Dir, id)
+	lock, err := lockWithin(ctx, n.Dir, id, flock.Moment)
 	if err != nil {
 		return dayfly.Errorf(dayfly.Conflict, "snapshot %s is being made or deleted by another process", ref)
 	}

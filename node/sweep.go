@@ -35,7 +35,7 @@ func (n *Node) sweep(ctx context.Context) ([]*workspace, error) {
 	var found []*workspace
 	until := time.Now().Add(deathThroes)
 	for id := range ids {
-		n.awaitDeath(id, until)
+		n.awaitDeath(ctx, id, until)
 		w, err := n.sweepOne(ctx, id)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", id, err))
@@ -52,21 +52,13 @@ func (n *Node) sweep(ctx context.Context) ([]*workspace, error) {
 const deathThroes = time.Second
 
 // awaitDeath waits for the lock of what may be to be taken over.
-func (n *Node) awaitDeath(id dayfly.ID, until time.Time) {
-	const pause = 10 * time.Millisecond
+func (n *Node) awaitDeath(ctx context.Context, id dayfly.ID, until time.Time) {
 	r, err := readRecord(n.Dir, id)
 	if err != nil || !n.Outlive || r.Machine == nil {
 		return
 	}
-	for time.Now().Before(until) {
-		lock, err := lockWorkspace(n.Dir, id)
-		if err == nil {
-			lock.release()
-		}
-		if dayfly.KindOf(err) != dayfly.Conflict {
-			return
-		}
-		time.Sleep(pause)
+	if lock, err := lockWithin(ctx, n.Dir, id, time.Until(until)); err == nil {
+		lock.release()
 	}
 }
 

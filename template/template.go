@@ -33,6 +33,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 )
 
 // version is that of template.json, and of how a template is made: raising it
@@ -222,32 +223,18 @@ func (s *Store) Make(ctx context.Context, k Key, build Builder) (*Template, erro
 	return s.Get(k)
 }
 
-// lockPause is how often one who waits for another's template looks again.
-const lockPause = 20 * time.Millisecond
-
 // lock waits until nobody else builds the template.
 func (s *Store) lock(ctx context.Context, id string) (unlock func(), err error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, "locks", id), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("template: lock: %w", err)
 	}
-	tick := time.NewTicker(lockPause)
-	defer tick.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("template: lock: %w", err), f.Close())
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, context.Cause(ctx)
-		}
+	err = flock.Within(ctx, flock.Forever, func() error { return flock.Try(f, unix.LOCK_EX) })
+	if err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("template: lock: %w", err)
 	}
+	return func() { _ = f.Close() }, nil
 }
 
 // tempMark begins the name of a template in the making. It goes on with the id,

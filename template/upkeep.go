@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dayfly/dayfly/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -164,5 +165,5 @@ func (s *Store) abandoned(id string) bool {
 		return false
 	}
 	defer f.Close()
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
+	return flock.Try(f, unix.LOCK_EX) == nil
 }

@@ -15,7 +15,8 @@ type Spawner interface {
 	Spawn(ctx context.Context, c Command) (Process, error)
 
 	// Adopt finds the process of an orphan that it, or another of its kind,
-	// spawned. The error is NotFound for a process that is none of theirs.
+	// spawned. The error is NotFound for a process that is none of theirs, and
+	// Conflict for one that has an owner: a driver takes neither for the other.
 	Adopt(pid int) (Process, error)
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/api"
+	"github.com/dayfly/dayfly/flock"
 )
 
 const serveLong = `Run a server until SIGINT or SIGTERM.
@@ -102,7 +103,7 @@ func (a *app) serve(ctx context.Context, cfg serveConfig) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return stateError(dir, err)
 	}
-	only, err := lockServer(dir)
+	only, err := lockServer(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -136,14 +137,20 @@ func (a *app) serverLogger(cfg serveConfig) (*slog.Logger, error) {
 
 // lockServer sees to it that a state directory has one server. The lock goes with
 // the process.
-func lockServer(dir string) (*os.File, error) {
+func lockServer(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "server.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, stateError(dir, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	err = flock.Within(ctx, flock.Moment, func() error { return flock.Try(f, unix.LOCK_EX) })
+	if err != nil {
 		_ = f.Close()
+	}
+	if errors.Is(err, flock.ErrHeld) {
 		return nil, dayfly.Errorf(dayfly.Conflict, "another server has the state directory %s: stop it first, or choose another with --state", dir)
+	}
+	if err != nil {
+		return nil, stateError(dir, err)
 	}
 	return f, nil
 }

@@ -36,7 +36,7 @@ const (
 	all    = "..."
 )
 
-var words = []string{root, "undo", "keyring", "guest/wire"}
+var words = []string{root, "undo", "flock", "keyring", "guest/wire"}
 
 // layers is the architecture. A new package or arrow is an edit here, in the
 // same change, and in docs/architecture.md.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 	"github.com/dayfly/dayfly/vmm"
 )
 
@@ -296,7 +297,7 @@ func lockDrive(d vmm.Drive) (attached, error) {
 		if i == 0 && !d.ReadOnly {
 			how = unix.LOCK_EX
 		}
-		if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); err != nil {
+		if err := flock.Try(f, how); err != nil {
 			a.unlock()
 			return a, dayfly.Errorf(dayfly.Conflict, "a drive is in use by another machine, and one of the two writes: stop the other one first")
 		}

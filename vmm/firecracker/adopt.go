@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,7 +41,7 @@ func (d *Driver) Adopt(ctx context.Context, c vmm.Config) (_ vmm.Machine, err er
 		a.own, a.find, a.inherit, a.drives, a.greet, a.listen,
 	} {
 		if err := step(ctx); err != nil {
-			return nil, err
+			return nil, a.verdict(ctx, err)
 		}
 	}
 	a.back.Keep()
@@ -50,12 +49,24 @@ func (d *Driver) Adopt(ctx context.Context, c vmm.Config) (_ vmm.Machine, err er
 	return a.m, nil
 }
 
+// verdict is the error of a step that failed. One that is ending fails all of
+// them in some way, be it that it has no files any more.
+func (a *adoption) verdict(ctx context.Context, err error) error {
+	if a.m == nil || a.m.proc == nil || dayfly.KindOf(err) == dayfly.Conflict {
+		return err
+	}
+	if a.m.proc.dies(ctx) {
+		return a.gone()
+	}
+	return err
+}
+
 // own becomes the machine's owner.
-func (a *adoption) own(context.Context) error {
+func (a *adoption) own(ctx context.Context) error {
 	if fi, err := os.Stat(a.config.Dir); err != nil || !fi.IsDir() {
 		return notRunning()
 	}
-	h, err := openHome(a.config.Dir)
+	h, err := openHome(ctx, a.config.Dir)
 	if err != nil {
 		return err
 	}
@@ -81,32 +92,37 @@ func (a *adoption) find(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.back.Push("process", func(context.Context) error {
+		if a.m.proc != nil {
+			a.m.proc.forget()
+		}
+		return nil
+	})
+	strangers := 0
 	for _, pid := range pids {
 		pidfd, err := openPidfd(pid)
 		if err != nil {
 			continue // gone meanwhile
 		}
-		p, err := attach(pid, pidfd)
+		found, err := attach(pid, pidfd)
 		if err != nil {
 			return fmt.Errorf("firecracker: adopt: %w", err)
 		}
-		if processOf(pid) != processName(a.config) { // another one's, or another machine's
-			p.forget()
-			continue
+		if processOf(pid) == processName(a.config) {
+			a.m.proc, a.pidfd = found, pidfd
+			if err := a.lodge(pid); err != nil || a.ours() {
+				return err
+			}
+			found, a.m.proc = a.m.proc, nil
 		}
-		a.m.proc, a.pidfd = p, pidfd
-		err = a.lodge(pid)
-		if err == nil && a.ours() {
-			forget := a.m.proc.forget
-			a.back.Push("process", func(context.Context) error { forget(); return nil })
-			return nil
+		// Another one's, or another machine's; or one that is ending, which has no
+		// name and no mounts any more.
+		if !found.dies(ctx) {
+			strangers++
 		}
-		a.m.proc.forget()
-		if err != nil {
-			return err
-		}
+		found.forget()
 	}
-	if len(pids) == 0 {
+	if strangers == 0 {
 		return a.gone()
 	}
 	return notRunning()
@@ -139,12 +155,7 @@ func (a *adoption) lodge(pid int) error {
 	if err == nil {
 		return a.m.home.enter(dir)
 	}
-	select {
-	case <-in.Done():
-		return a.gone()
-	default:
-		return fmt.Errorf("firecracker: adopt: %w", err)
-	}
+	return fmt.Errorf("firecracker: adopt: %w", err)
 }
 
 // ours reports whether the process has the machine's drives: what it is called
@@ -234,7 +245,7 @@ func (a *adoption) drives(ctx context.Context) error {
 	a.back.Push("drives", func(context.Context) error { closeDrives(m.drives); return nil })
 	var is vmConfig
 	if err := m.api.do(ctx, request{http.MethodGet, "/vm/config", nil, false}, &is); err != nil {
-		return a.unanswered(ctx, err)
+		return unanswered(err)
 	}
 	for i, d := range a.config.Drives {
 		path, err := m.behind(is, i)
@@ -248,13 +259,13 @@ func (a *adoption) drives(ctx context.Context) error {
 		}
 		if fi, err := os.Stat(path); err == nil && isFile(lock, fi) {
 			m.drives = append(m.drives, attached{d, lock})
-			if err := m.drives[i].hold(); err != nil {
+			if err := m.drives[i].hold(ctx); err != nil {
 				return err
 			}
 			continue
 		}
 		_ = lock.Close()
-		set, err := lockDrive(d)
+		set, err := lockDrive(ctx, d)
 		if err != nil {
 			return err
 		}
@@ -268,15 +279,8 @@ func isFile(f *os.File, is os.FileInfo) bool {
 	return err == nil && os.SameFile(fi, is)
 }
 
-// unanswered tells a machine that has ended meanwhile from one that cannot be
-// asked, which stays alone.
-func (a *adoption) unanswered(ctx context.Context, err error) error {
-	select {
-	case <-a.m.proc.done:
-		return a.gone()
-	case <-ctx.Done():
-	case <-time.After(dyingLimit):
-	}
+// unanswered is the error of a machine that runs and cannot be asked.
+func unanswered(err error) error {
 	return &dayfly.Error{Kind: dayfly.Unavailable, Msg: "the machine does not answer: it runs on, and nobody owns it", Err: err}
 }
 
@@ -284,10 +288,10 @@ func (a *adoption) unanswered(ctx context.Context, err error) error {
 func (a *adoption) greet(ctx context.Context) error {
 	var is instanceInfo
 	if err := a.m.api.do(ctx, request{http.MethodGet, "/", nil, false}, &is); err != nil {
-		return a.unanswered(ctx, err)
+		return unanswered(err)
 	}
 	if is.State != stateRunning && is.State != statePaused { // its owner died while it made it
-		return a.unanswered(ctx, fmt.Errorf("firecracker: it is %.40q", is.State))
+		return unanswered(fmt.Errorf("firecracker: it is %.40q", is.State))
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 	"github.com/dayfly/dayfly/vmm"
 )
 
@@ -28,10 +29,10 @@ type attached struct {
 }
 
 // lockDrives holds every drive: a writer alone, readers together.
-func lockDrives(drives []vmm.Drive) ([]attached, error) {
+func lockDrives(ctx context.Context, drives []vmm.Drive) ([]attached, error) {
 	var all []attached
 	for _, d := range drives {
-		a, err := lockDrive(d)
+		a, err := lockDrive(ctx, d)
 		if err != nil {
 			freeDrives(all)
 			return nil, err
@@ -41,7 +42,7 @@ func lockDrives(drives []vmm.Drive) ([]attached, error) {
 	return all, nil
 }
 
-func lockDrive(d vmm.Drive) (attached, error) {
+func lockDrive(ctx context.Context, d vmm.Drive) (attached, error) {
 	how := os.O_RDWR
 	if d.ReadOnly {
 		how = os.O_RDONLY
@@ -51,7 +52,7 @@ func lockDrive(d vmm.Drive) (attached, error) {
 		return attached{}, fmt.Errorf("firecracker: drive: %w", err)
 	}
 	a := attached{d, f}
-	if err := a.hold(); err != nil {
+	if err := a.hold(ctx); err != nil {
 		_ = f.Close()
 		return attached{}, err
 	}
@@ -59,13 +60,14 @@ func lockDrive(d vmm.Drive) (attached, error) {
 }
 
 // hold takes the lock, or finds that it has it.
-func (a attached) hold() error {
+func (a attached) hold(ctx context.Context) error {
 	how := int16(unix.F_WRLCK)
 	if a.ReadOnly {
 		how = unix.F_RDLCK
 	}
-	err := unix.FcntlFlock(a.lock.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: how})
-	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+	whole := unix.Flock_t{Type: how}
+	err := flock.Within(ctx, flock.Moment, func() error { return flock.TryRange(a.lock, whole) })
+	if errors.Is(err, flock.ErrHeld) {
 		return dayfly.Errorf(dayfly.Conflict, "a drive is in use by another machine, and one of the two writes: stop the other one first")
 	}
 	if err != nil {
@@ -91,7 +93,7 @@ func freeDrives(all []attached) {
 // free takes the lock away wherever it is held: besides Firecracker, that may be
 // a child of ours that has yet to become another program.
 func (a attached) free() {
-	_ = unix.FcntlFlock(a.lock.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}) // no error on a file that is open
+	_ = flock.TryRange(a.lock, unix.Flock_t{Type: unix.F_UNLCK}) // no error on a file that is open
 	_ = a.lock.Close()
 }
 
@@ -116,7 +118,7 @@ func (m *machine) SetDrive(ctx context.Context, i int, to vmm.Drive) (err error)
 	if to.Path, err = filepath.Abs(to.Path); err != nil {
 		return err
 	}
-	now, err := lockDrive(to)
+	now, err := lockDrive(ctx, to)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 	"github.com/dayfly/dayfly/vmm"
 )
 
@@ -30,7 +31,7 @@ type home struct {
 }
 
 // openHome opens a machine's directory and becomes the machine's owner.
-func openHome(dir string) (*home, error) {
+func openHome(ctx context.Context, dir string) (*home, error) {
 	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("firecracker: %w", err)
@@ -38,7 +39,7 @@ func openHome(dir string) (*home, error) {
 	h := &home{dir: d}
 	h.owner, err = os.OpenFile(h.path(ownerLock), os.O_CREATE|os.O_RDWR, 0o600)
 	if err == nil {
-		err = unix.Flock(int(h.owner.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = flock.Within(ctx, flock.Moment, func() error { return flock.Try(h.owner, unix.LOCK_EX) })
 	}
 	if err == nil {
 		return h, nil
@@ -48,7 +49,7 @@ func openHome(dir string) (*home, error) {
 		h.owner = nil
 	}
 	h.close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	if errors.Is(err, flock.ErrHeld) {
 		return nil, dayfly.Errorf(dayfly.Conflict, "the machine has an owner already: end that process, or let it go first")
 	}
 	return nil, fmt.Errorf("firecracker: %w", bare(err))

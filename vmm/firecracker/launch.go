@@ -60,8 +60,8 @@ func (d *Driver) Launch(ctx context.Context, c vmm.Config) (_ vmm.Machine, err e
 }
 
 // makeHome takes the machine's directory.
-func (l *launch) makeHome(context.Context) error {
-	h, err := openHome(l.config.Dir)
+func (l *launch) makeHome(ctx context.Context) error {
+	h, err := openHome(ctx, l.config.Dir)
 	if err != nil {
 		return err
 	}
@@ -81,8 +81,8 @@ func (l *launch) makeHome(context.Context) error {
 }
 
 // makeDrives locks the drives and makes the links to them.
-func (l *launch) makeDrives(context.Context) (err error) {
-	if l.m.drives, err = lockDrives(l.config.Drives); err != nil {
+func (l *launch) makeDrives(ctx context.Context) (err error) {
+	if l.m.drives, err = lockDrives(ctx, l.config.Drives); err != nil {
 		return err
 	}
 	l.back.Push("drives", func(context.Context) error { freeDrives(l.m.drives); return nil })

@@ -264,7 +264,7 @@ func TestInterruptedSetDriveIsSeenThrough(t *testing.T) {
 		{next, map[string]string{name: set}, set},
 		{name, map[string]string{name: set}, set},
 	} {
-		h, err := openHome(t.TempDir())
+		h, err := openHome(t.Context(), t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,7 +321,7 @@ func TestInterruptedSetDriveElsewhereIsSeenThrough(t *testing.T) {
 		{name, files{name: dir + "/gone"}, files{name: was, next: none}, dir + "/gone"}, // the file has lost its name
 		{name, files{name: was}, files{name: set, next: none}, ""},                      // another machine's
 	} {
-		h, err := openHome(t.TempDir())
+		h, err := openHome(t.Context(), t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}

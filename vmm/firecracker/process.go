@@ -1,6 +1,7 @@
 package firecracker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -129,6 +130,18 @@ func openPidfd(pid int) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
+// dies reports whether the process is gone, or will be in a moment: one that is
+// ending has no name, files and mounts any more before it is seen to be gone.
+func (p *process) dies(ctx context.Context) bool {
+	select {
+	case <-p.done:
+		return true
+	case <-ctx.Done():
+	case <-time.After(dyingLimit):
+	}
+	return false
 }
 
 // kill ends the process and waits until it is gone.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dayfly/dayfly"
+	"github.com/dayfly/dayfly/flock"
 	"github.com/dayfly/dayfly/undo"
 	"github.com/dayfly/dayfly/vmm"
 )
@@ -60,10 +61,6 @@ func (d *Driver) Adopt(ctx context.Context, c vmm.Config) (_ vmm.Machine, err er
 	return a.m, nil
 }
 
-// ownPatience is how long a lock may be held by a child of ours that is between
-// fork and exec, and has all of our files until then.
-const ownPatience = time.Second
-
 // own locks a machine's directory: whoever has the lock owns the machine. It is
 // a lock of the kernel's, which goes with the process.
 func own(ctx context.Context, dir string) (*os.File, error) {
@@ -71,23 +68,16 @@ func own(ctx context.Context, dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("qemu: %w", err)
 	}
-	const pause = 10 * time.Millisecond
-	for until := time.Now().Add(ownPatience); ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return f, nil
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			return nil, joinClose(fmt.Errorf("qemu: ownership: %w", err), f)
-		case time.Now().After(until):
-			return nil, joinClose(dayfly.Errorf(dayfly.Conflict, "the machine has an owner already: end that process, or let it go first"), f)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, joinClose(context.Cause(ctx), f)
-		case <-time.After(pause):
-		}
+	err = flock.Within(ctx, flock.Moment, func() error { return flock.Try(f, unix.LOCK_EX) })
+	switch {
+	case err == nil:
+		return f, nil
+	case errors.Is(err, flock.ErrHeld):
+		err = dayfly.Errorf(dayfly.Conflict, "the machine has an owner already: end that process, or let it go first")
+	default:
+		err = fmt.Errorf("qemu: ownership: %w", err)
 	}
+	return nil, joinClose(err, f)
 }
 
 func (a *adoption) own(ctx context.Context) (err error) {
