@@ -64,6 +64,7 @@ func (c *Control) reconcile(ctx context.Context) (int, error) {
 		k.mail.take() // older than the answer
 		ws, err := c.ask(r.ID)
 		k.resume(ws, err)
+		k.publish() // before anybody is answered
 		k.begin()
 	}
 	c.forgetSnapshots(ctx, snapshots)
