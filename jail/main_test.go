@@ -2,6 +2,7 @@ package jail
 
 import (
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -30,7 +31,28 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == probeMark {
 		os.Exit(probe(os.Args[2:]))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if left := groupsOf(testCgroup()); len(left) > 0 {
+			fmt.Fprintln(os.Stderr, "the tests left control groups:", left)
+			code = max(code, 1)
+		}
+		os.Exit(code)
+	}))
+}
+
+// testCgroup begins the name of every pool's control groups.
+func testCgroup() string { return "dayfly-test-" + strconv.Itoa(os.Getpid()) }
+
+// groupsOf lists the control groups of pools whose names begin so.
+func groupsOf(name string) []string {
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	own, _ := os.ReadFile("/proc/self/cgroup")
+	var left []string
+	for _, p := range hierarchies(string(mounts), string(own)) {
+		found, _ := filepath.Glob(filepath.Join(p.dir, name+"*"))
+		left = append(left, found...)
+	}
+	return left
 }
 
 // ranges gives every pool of this test binary users of its own.
@@ -48,7 +70,7 @@ func testRange() Range {
 // testOptions are those of a pool that meets no other one of the host.
 func testOptions(t testing.TB) Options {
 	t.Helper()
-	return Options{Dir: filepath.Join(tempDir(t), "jail"), UIDs: testRange(), Cgroup: "dayfly-test-" + strconv.Itoa(os.Getpid()), Log: slog.New(slog.DiscardHandler)}
+	return Options{Dir: filepath.Join(tempDir(t), "jail"), UIDs: testRange(), Cgroup: testCgroup(), Log: slog.New(slog.DiscardHandler)}
 }
 
 // tempDir is one whose parents others may pass through, as a program's must be.

@@ -274,7 +274,7 @@ func TestOrphanOfADyingOwnerIsNoStranger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := j.Close(); err != nil {
+	if err := errors.Join(j.Close(), p.Sweep(t.Context(), nil)); err != nil { // and what waited for its owner
 		t.Error(err)
 	}
 }
