@@ -4,8 +4,9 @@ import (
 	"context"
 	"os"
 
-	"github.com/dayfly/dayfly/flock"
 	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly/flock"
 )
 
 // lock is an exclusive flock on a file that exists for the lock only. The

@@ -8,8 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/dayfly/dayfly/flock"
 	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly/flock"
 )
 
 // job is a private directory under the store's tmp for work that may be killed

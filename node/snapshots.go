@@ -257,8 +257,11 @@ func (n *Node) DeleteSnapshot(ctx context.Context, ref string) error {
 		return noSnapshot(ref)
 	}
 	lock, err := lockWithin(ctx, n.Dir, id, flock.Moment)
+	if dayfly.KindOf(err) == dayfly.Conflict {
+		return dayfly.Errorf(dayfly.Conflict, "snapshot %s is being made or deleted by another process: try again", ref)
+	}
 	if err != nil {
-		return dayfly.Errorf(dayfly.Conflict, "snapshot %s is being made or deleted by another process", ref)
+		return err
 	}
 	defer lock.release()
 	return n.removeSnapshot(id)

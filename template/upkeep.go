@@ -10,8 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dayfly/dayfly/flock"
 	"golang.org/x/sys/unix"
+
+	"github.com/dayfly/dayfly/flock"
 )
 
 // Usage is how many templates there are and what they take on the disk.
