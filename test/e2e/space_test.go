@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -45,17 +46,20 @@ func mounted(t *testing.T, mount func(dir string) error) string {
 // fill takes all but some KiB of a file system, until the returned is called.
 func fill(t *testing.T, dir string, spare int64) (release func()) {
 	t.Helper()
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(dir, ".filler")
 	f, err := os.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-spare<<10); err != nil {
+	for err = unix.ENOSPC; errors.Is(err, unix.ENOSPC); { // somebody wrote after the look at what is free
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			t.Fatal(err)
+		}
+		err = unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-spare<<10)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return func() {
