@@ -2,17 +2,13 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/dayfly/dayfly"
 	"github.com/dayfly/dayfly/disk"
-	"github.com/dayfly/dayfly/guest"
-	"github.com/dayfly/dayfly/guest/wire"
 	"github.com/dayfly/dayfly/kernel"
 	"github.com/dayfly/dayfly/keyring"
 	"github.com/dayfly/dayfly/template"
@@ -393,183 +389,6 @@ func (s *start) launch(ctx context.Context) error {
 	s.back.Push("vmm", func(context.Context) error { return m.Close() })
 	s.parts.machine, s.parts.cell = m, in
 	return nil
-}
-
-// hello waits until the agent answers, the machine ends, or the deadline is over.
-func (s *start) hello(ctx context.Context) error {
-	if s.spare != nil {
-		return nil // it has said it
-	}
-	deadline := s.w.node.BootDeadline
-	if s.state != nil {
-		deadline = min(deadline, restoreDeadline)
-	}
-	session, err := meet(ctx, s.parts.machine, deadline)
-	if err != nil && s.base != nil && ctx.Err() == nil {
-		s.coldBecause("the restored machine did not answer: ", err)
-		s.back.Drop("vmm")
-		if err := errors.Join(s.parts.machine.Close(), s.emptyDisk(ctx)); err != nil {
-			return err
-		}
-		if err := s.launch(ctx); err != nil {
-			return err
-		}
-		session, err = meet(ctx, s.parts.machine, s.w.node.BootDeadline)
-	}
-	if err != nil {
-		return err
-	}
-	s.back.Push("session", func(context.Context) error { return session.Close() })
-	s.parts.session = session
-	return nil
-}
-
-// meet opens the channel of a machine and waits for its agent's hello.
-func meet(ctx context.Context, m vmm.Machine, deadline time.Duration) (*guest.Session, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, deadline, dayfly.Errorf(dayfly.Unavailable, "no word from the guest's agent within %s", deadline))
-	defer cancel()
-	ctx, ended := context.WithCancelCause(ctx)
-	defer ended(nil)
-	go func() {
-		select {
-		case <-m.Done():
-			ended(dayfly.Errorf(dayfly.Unavailable, "%s", endReason(m)))
-		case <-ctx.Done():
-		}
-	}()
-	conn, err := m.Channel(ctx)
-	if err != nil {
-		return nil, whyEnded(ctx, m, err)
-	}
-	session, _, err := guest.Open(ctx, conn)
-	if err != nil {
-		return nil, whyEnded(ctx, m, err)
-	}
-	return session, nil
-}
-
-// endGrace is how long a machine whose channel broke gets to be seen as ended,
-// which says more than the broken channel does.
-const endGrace = time.Second
-
-// whyEnded prefers the cause that ended ctx, then the machine's end, with the
-// last lines of the console where the cause does not have them.
-func whyEnded(ctx context.Context, m vmm.Machine, err error) error {
-	var no *guest.Refusal
-	if errors.As(err, &no) { // it answers, so it has not ended
-		return dayfly.Errorf(dayfly.Unavailable, "the guest could not prepare the workspace: %q%s", no.Said, consoleNote(m))
-	}
-	grace := time.NewTimer(endGrace)
-	defer grace.Stop()
-	select {
-	case <-ctx.Done():
-	case <-m.Done():
-		return dayfly.Errorf(dayfly.Unavailable, "%s", endReason(m))
-	case <-grace.C:
-		return dayfly.Errorf(dayfly.Unavailable, "the guest's agent makes no sense: %v%s", err, consoleNote(m))
-	}
-	cause := context.Cause(ctx)
-	var e *dayfly.Error
-	if errors.As(cause, &e) && !strings.Contains(e.Msg, consoleHead) {
-		return dayfly.Errorf(e.Kind, "%s%s", e.Msg, consoleNote(m))
-	}
-	return cause
-}
-
-// entropyLen is how much fresh randomness a workspace starts with: the state of
-// the kernel's generator (drivers/char/random.c: 256 bits) twice over.
-const entropyLen = 64
-
-func freshEntropy() []byte {
-	b := make([]byte, entropyLen)
-	_, _ = rand.Read(b) // never fails: crypto/rand ends the process instead
-	return b
-}
-
-// init makes the machine this workspace.
-func (s *start) init(ctx context.Context) error {
-	if s.disks != nil {
-		return s.becomeOne(ctx)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, initDeadline, dayfly.Errorf(dayfly.Unavailable, "the guest's agent did not finish its preparations within %s", initDeadline))
-	defer cancel()
-	spec, cfg := s.ws.Spec, s.ws.Image.Config
-	former, strays, err := s.w.formerNames(s.origin)
-	if err != nil {
-		return err
-	}
-	at := s.clock.ms()
-	reply, err := s.parts.session.Init(ctx, wire.Init{
-		ID:             string(s.w.id),
-		Hostname:       spec.Name,
-		Entropy:        freshEntropy(),
-		Timestamp:      now().Format(time.RFC3339Nano),
-		EnvVars:        spec.Env,
-		DefaultUser:    orElse(spec.User, cfg.User),
-		DefaultWorkdir: orElse(spec.Workdir, cfg.Workdir),
-		Config:         &cfg,
-		Former:         former,
-		Strays:         strays,
-		Restored:       s.ws.StartKind != dayfly.Cold,
-		Root: &wire.Root{
-			Image: rootDevice, Disk: diskDevice, DiskKey: append([]byte(nil), s.key[:]...),
-			DiskSize: int64(spec.DiskMiB) << 20, // a restored guest sees a larger device
-		},
-	})
-	if err != nil {
-		return whyEnded(ctx, s.parts.machine, err)
-	}
-	s.subStages("init", at, reply.Timeline)
-	return nil
-}
-
-// becomeOne makes a prepared machine this workspace.
-func (s *start) becomeOne(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, initDeadline, dayfly.Errorf(dayfly.Unavailable, "the guest's agent did not finish its preparations within %s", initDeadline))
-	defer cancel()
-	spec, cfg, at := s.ws.Spec, s.ws.Image.Config, s.clock.ms()
-	reply, err := becomeOne(ctx, s.parts.session, wire.Renew{
-		Generation:     string(s.w.id),
-		ID:             string(s.w.id),
-		Hostname:       spec.Name,
-		EnvVars:        orNone(spec.Env),
-		DefaultUser:    orElse(spec.User, cfg.User),
-		DefaultWorkdir: orElse(spec.Workdir, cfg.Workdir),
-	}, s.key)
-	if err != nil {
-		return s.unrenewed(ctx, err)
-	}
-	s.subStages("init", at, reply.Timeline)
-	return nil
-}
-
-// orNone makes no variables an empty set of them, which is sent as that.
-func orNone(env map[string]string) map[string]string {
-	if env == nil {
-		return map[string]string{}
-	}
-	return env
-}
-
-// subStages notes what the guest says a stage consisted of.
-func (s *start) subStages(stage string, at float64, line dayfly.Timeline) {
-	for _, sub := range line[:min(len(line), maxSubStages)] {
-		s.ws.Timeline = append(s.ws.Timeline, dayfly.Stage{Name: clip(sub.Name), At: at + sub.At, Took: sub.Took, Within: stage})
-	}
-}
-
-// maxSubStages bounds what a guest can add to a timeline.
-const maxSubStages = 32
-
-// clip keeps the first letters of a name the guest chose.
-func clip(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < 0x21 || r > 0x7e {
-			return -1
-		}
-		return r
-	}, s)
-	return s[:min(len(s), 32)]
 }
 
 func orElse(s, def string) string {
